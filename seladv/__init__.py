@@ -1,0 +1,1 @@
+"""Selective adversarial training: attack only the samples that matter."""

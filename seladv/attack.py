@@ -1,0 +1,59 @@
+"""Projected gradient descent in the ℓ∞ ball."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from seladv.modes import eval_mode
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Adversarial examples for `x`: uniform random start, sign steps, projection (Madry et al. 2018, eq. 2).
+
+    Args:
+        model: maps images [B, C, H, W] in [0, 1] to logits [B, classes]; attacked in eval mode, left as it was.
+        x: clean images [B, C, H, W] in [0, 1], float32.
+        y: true classes [B], int64.
+        eps: radius of the ℓ∞ ball, in units of the [0, 1] range.
+        step_size: length of one step, same units.
+        steps: gradient steps, each one forward pass and one backward pass to the input.
+        generator: source of the random start; the default generator if not given.
+
+    Returns:
+        Images [B, C, H, W], float32, within eps of `x` and in [0, 1]; detached.
+
+    Raises:
+        ValueError: negative eps, step_size or steps, or images outside [0, 1].
+    """
+    if eps < 0 or step_size < 0 or steps < 0:
+        raise ValueError(f"pgd: eps={eps}, step_size={step_size}, steps={steps}: none may be negative")
+    if len(x) == 0:
+        return x.clone()
+    darkest, brightest = x.aminmax()
+    if not (darkest >= 0 and brightest <= 1):
+        raise ValueError(
+            f"pgd: images must lie in [0, 1], found [{darkest:.3g}, {brightest:.3g}]; "
+            "normalise inside the model, not before it"
+        )
+    x = x.detach()
+    lower, upper = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
+    start = torch.empty_like(x).uniform_(-eps, eps, generator=generator) if eps else torch.zeros_like(x)
+    x_adv = start.add_(x).clamp_(lower, upper)
+    with eval_mode(model), torch.enable_grad():
+        for _ in range(steps):
+            x_adv.requires_grad_()
+            # A sum, so that one sample's gradient does not shrink with the size of its batch.
+            loss = cross_entropy(model(x_adv).float(), y, reduction="sum")
+            # Only the input's gradient: `loss.backward()` would compute every weight's as well.
+            (gradient,) = torch.autograd.grad(loss, x_adv)
+            x_adv = gradient.sign_().mul_(step_size).add_(x_adv.detach()).clamp_(lower, upper)
+    return x_adv.detach()

@@ -1,0 +1,150 @@
+"""The study's figures. Each function draws one and returns it; records and metrics go in, nothing is read from disk."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+mpl.rcParams["svg.hashsalt"] = "seladv"  # the same figure is the same file: git shows real changes only
+mpl.rcParams["svg.fonttype"] = "none"
+
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # arm → its runs' training records, one for each seed
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` as `path`.png and `path`.svg, without dates."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=120, bbox_inches="tight")
+    figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+
+
+def images(rows: Mapping[str, Tensor], *, titles: Sequence[Any], columns: int = 10) -> Figure:
+    """Images [N, C, H, W] in [0, 1], a row (or several) for each name in `rows`; `titles` [N] above the first."""
+    count = len(titles)
+    per_row = -(-count // columns)
+    figure = Figure(figsize=(columns * 0.8, len(rows) * per_row * 1.0), layout="constrained")
+    axes = figure.subplots(len(rows) * per_row, min(columns, count), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (name, pictures) in enumerate(rows.items()):
+        for index, picture in enumerate(pictures.cpu()):
+            axis = axes[row * per_row + index // columns, index % columns]
+            axis.imshow(picture.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+            if row == 0 or len(rows) == 1:
+                axis.set_title(titles[index], fontsize=8)
+        axes[row * per_row, 0].text(
+            -0.1, 0.5, name, transform=axes[row * per_row, 0].transAxes, ha="right", va="center"
+        )
+    return figure
+
+
+def class_counts(parts: Mapping[str, Tensor]) -> Figure:
+    """Bars of how many images of each class are in each part."""
+    figure = Figure(figsize=(4 * len(parts), 2.5), layout="constrained")
+    for axis, (name, labels) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
+        counts = labels.bincount().tolist()
+        sns.barplot(x=list(range(len(counts))), y=counts, ax=axis, color="C0")
+        axis.set(title=name, xlabel="class", ylabel="images")
+    return figure
+
+
+def training_curves(runs: Runs) -> Figure:
+    """Loss, clean and robust accuracy on the held-out images after every epoch; a thin line for every seed."""
+    lines = [
+        {"arm": arm, "run": f"{arm}-{number}", **line}
+        for arm, records in runs.items()
+        for number, record in enumerate(records)
+        for line in record["history"]
+    ]
+    frame = pd.DataFrame(lines)
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    names = {"loss": "training loss", "heldout_clean": "clean accuracy, %", "heldout_robust": "robust accuracy, %"}
+    axes = figure.subplots(1, 3)
+    for axis, (column, label) in zip(axes, names.items(), strict=True):
+        sns.lineplot(
+            frame, x="epoch", y=column, hue="arm", style="arm", units="run", estimator=None, ax=axis,
+            legend=axis is axes[-1], markers=True, dashes=False, linewidth=1,
+        )  # fmt: skip
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5), title=None)
+    return figure
+
+
+def cost_split(runs: Runs) -> Figure:
+    """Seconds of an epoch by phase, mean over the seeds."""
+    rows = {}
+    for arm, records in runs.items():
+        epochs = [line for record in records for line in record["history"]]
+        phases = {p: sum(e["seconds"][p] for e in epochs) / len(epochs) for p in ("scoring", "attack", "update")}
+        rest = sum(e["epoch_seconds"] for e in epochs) / len(epochs) - sum(phases.values())
+        rows[arm] = {**phases, "batches and bookkeeping": max(rest, 0.0)}
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    pd.DataFrame(rows).T[::-1].plot.barh(stacked=True, ax=axis, width=0.7)
+    axis.set(xlabel="seconds per epoch", ylabel="")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def accuracy(metrics: Runs) -> Figure:
+    """Clean and robust accuracy on the test set per arm: every seed a point, the mean a bar across them."""
+    rows = [{"arm": arm, "accuracy, %": m[kind], "": kind} for arm, ms in metrics.items() for m in ms for kind in KINDS]
+    figure = Figure(figsize=(1.5 + 1.3 * len(metrics), 4), layout="constrained")
+    axis = figure.subplots()
+    options: dict[str, Any] = {"x": "arm", "y": "accuracy, %", "hue": "", "ax": axis, "dodge": 0.4}
+    frame = pd.DataFrame(rows)
+    sns.pointplot(frame, **options, linestyle="none", marker="_", markersize=22, errorbar=None)
+    sns.stripplot(frame, **{**options, "dodge": True}, size=6, jitter=False, legend=False)
+    axis.tick_params(axis="x", rotation=20)
+    axis.set_xlabel("")
+    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None)
+    return figure
+
+
+def robust_against_cost(metrics: Runs) -> Figure:
+    """Robust test accuracy against all passes of training, as a ratio to `full` where it ran; every seed a point."""
+    full = metrics.get("full")
+    unit = full[0]["training"]["cost"]["total_passes"] if full else 1
+    rows = [
+        {"arm": arm, "cost": m["training"]["cost"]["total_passes"] / unit, "robust": m["robust"]}
+        for arm, ms in metrics.items()
+        for m in ms
+    ]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    sns.scatterplot(pd.DataFrame(rows), x="cost", y="robust", hue="arm", style="arm", s=80, ax=axis)
+    axis.set(xlabel="total cost, passes ÷ full" if full else "total cost, passes", ylabel="robust accuracy, %")
+    axis.set_xlim(left=0)
+    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None)
+    return figure
+
+
+def selected_classes(runs: Runs) -> Figure:
+    """Share of each class among the attacked samples by epoch, mean over the seeds; a panel for each selecting arm."""
+    chosen = {arm: rs for arm, rs in runs.items() if arm not in ("clean", "full")} or dict(runs)
+    figure = Figure(figsize=(3.6 * len(chosen) + 1, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
+    for axis, (arm, records) in zip(axes, chosen.items(), strict=True):
+        lines = [
+            {"epoch": line["epoch"], "class": str(label), "share, %": 100 * share}
+            for record in records
+            for line in record["history"]
+            for label, share in enumerate(line["selected_classes"])
+        ]
+        sns.lineplot(
+            pd.DataFrame(lines), x="epoch", y="share, %", hue="class", ax=axis, errorbar=None, legend=axis is axes[-1]
+        )
+        axis.set_title(arm)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+KINDS = ("clean", "robust")

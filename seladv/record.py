@@ -1,0 +1,52 @@
+"""What a finished run leaves behind: its network, and a record of how it came about."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seladv import checkpoint, cost, models
+from seladv.run import Run
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A run's settings, history and cost, as JSON can hold them. Seconds and passes are per epoch and in total."""
+    total = {key: run.history[0][key] for key in ("passes", "seconds", "epoch_seconds")}
+    for line in run.history[1:]:
+        total = cost.add(total, {key: line[key] for key in total})
+    return {
+        "settings": run.settings,
+        "precision": run.precision,
+        "history": run.history,
+        "cost": {
+            **total,
+            "attack_passes": cost.attack_passes(total["passes"]),
+            "total_passes": cost.total_passes(total["passes"]),
+            "seconds_per_epoch": total["epoch_seconds"] / len(run.history),
+            "peak_memory_mb": cost.peak_memory_mb(run.device),
+        },
+    }
+
+
+def save_model(path: Path, run: Run) -> None:
+    """Write the run's network, with the name it is built by."""
+    checkpoint.write(path, run.model.state_dict(), {"model": run.settings["model"]})
+
+
+def load_model(path: Path, name: str, *, device: torch.device) -> nn.Module:
+    """The network in `path`, in eval mode on `device`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not a whole one, or another network's; one line each.
+    """
+    weights, info = checkpoint.read(path)
+    if info.get("model") != name:
+        raise ValueError(f"{path} holds a {info.get('model')!r}, but the protocol's model is {name!r}: train again")
+    model = models.build(name, seed=0, device=device)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit the network {name!r}: {reason}; train again") from None
+    return model.eval()

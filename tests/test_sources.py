@@ -1,0 +1,453 @@
+"""Raw data: any kind of source gives the same tensors; nothing altered is read or half-written kept."""
+
+import errno
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import signal
+import socket
+import struct
+import tarfile
+import threading
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from seladv import sources
+from seladv.sources import DataError, raw
+
+Files = dict[str, bytes]  # path in torchvision's layout → content
+NAMES = ("mnist", "cifar10")
+KINDS = ("plain", "subfolders", "gz", "tar.gz", "tar.xz")
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Files]:
+    """Made-up data sets in the real formats, published as it were: their md5s replace the real ones."""
+    draw = np.random.default_rng(0)
+    mnist: Files = {}
+    for split, n in (("train", 20), ("t10k", 10)):
+        pixels = draw.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        mnist[f"MNIST/raw/{split}-images-idx3-ubyte"] = struct.pack(">4i", 2051, n, 28, 28) + pixels.tobytes()
+        labels = bytes(i % 10 for i in range(n))
+        mnist[f"MNIST/raw/{split}-labels-idx1-ubyte"] = struct.pack(">2i", 2049, n) + labels
+    cifar: Files = {}
+    for file in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {"data": draw.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [0, 3, 6, 9]}
+        cifar[f"cifar-10-batches-py/{file}"] = pickle.dumps(batch)
+    names = list(sources.CLASSES["cifar10"])
+    cifar["cifar-10-batches-py/batches.meta"] = pickle.dumps({"label_names": names})
+
+    monkeypatch.setattr(sources, "MNIST_MD5", {Path(path).name: md5(mnist[path]) for path in mnist})
+    listed = [[Path(path).name, md5(content)] for path, content in cifar.items()]
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", listed[:5])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", listed[5:6])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": listed[6][1]})
+    return {"mnist": mnist, "cifar10": cifar}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever machine this runs on, a download is refused at once; `published` opens a host of its own."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [closed, closed])
+    monkeypatch.setattr(datasets.CIFAR10, "url", f"{closed}cifar-10-python.tar.gz")
+
+
+def tar(files: Files, path: Path, mode: str) -> None:
+    with tarfile.open(path, f"w:{mode}") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def lay(files: Files, folder: Path, kind: str = "subfolders") -> Path:
+    """Writes the files the way `kind` says; `subfolders` is also how a prepared copy lies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind.startswith("tar."):
+        tar(files, folder / f"data.{kind}", kind.removeprefix("tar."))
+        return folder
+    for name, content in files.items():
+        path = folder / (name if kind == "subfolders" else Path(name).name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "gz":
+            Path(f"{path}.gz").write_bytes(gzip.compress(content))
+        else:
+            path.write_bytes(content)
+    return folder
+
+
+def everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def bomb(flag: Path) -> bytes:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return open, (str(flag), "w")
+
+    return pickle.dumps(Bomb())
+
+
+def offer(files: Files, site: Path) -> None:
+    """Lays the files out as the data hosts do."""
+    if any(name.startswith("MNIST") for name in files):
+        lay(files, site, "gz")
+    else:
+        tar(files, site / datasets.CIFAR10.filename, "gz")
+
+
+def vouch(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes what the host offers now the published files, in torchvision's eyes."""
+    packed = {path.name: md5(path.read_bytes()) for path in sorted(site.iterdir())}
+    monkeypatch.setattr(datasets.MNIST, "resources", list(packed.items()))
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", packed.get(datasets.CIFAR10.filename))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data host on this machine, in place of the real ones."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        # The default poll, half a second, is what each test would wait for the server to stop.
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
+        monkeypatch.setattr(datasets.CIFAR10, "url", f"{address}cifar-10-python.tar.gz")
+        yield folder
+        server.shutdown()
+
+
+def refused(*args: object, match: str | None = None, **kwargs: object) -> str:
+    """The message of the DataError that raw() must raise: always one line."""
+    with pytest.raises(DataError, match=match) as caught:
+        raw(*args, **kwargs)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- what comes out
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_mirror_gives_the_published_data(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str) -> None:
+    mirror, root = lay(tiny[name], tmp_path / "mirror", kind), tmp_path / "root"
+    data = raw(name, root=root, mirror=mirror)
+    assert everything(root) == set(tiny[name])
+    assert all((root / path).read_bytes() == content for path, content in tiny[name].items())
+    if name == "mnist":
+        pixels = tiny[name]["MNIST/raw/t10k-images-idx3-ubyte"][16:]
+        assert data["train_images"].shape == (20, 1, 28, 28)
+        assert data["test_labels"].tolist() == list(range(10))
+    else:
+        pixels = pickle.loads(tiny[name]["cifar-10-batches-py/test_batch"])["data"].tobytes()
+        assert data["train_images"].shape == (20, 3, 32, 32)
+        assert data["test_labels"].tolist() == [0, 3, 6, 9]
+    assert data["test_images"].numpy().tobytes() == pixels
+    assert {key: tensor.dtype for key, tensor in data.items()} == {
+        "train_images": torch.uint8,
+        "train_labels": torch.int64,
+        "test_images": torch.uint8,
+        "test_labels": torch.int64,
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prepared_copy_is_used_untouched(tiny: dict[str, Files], tmp_path: Path, name: str) -> None:
+    root = lay(tiny[name], tmp_path)
+    before = {path: os.stat(root / path).st_mtime_ns for path in tiny[name]}
+    raw(name, root=root, mirror=None)
+    raw(name, root=root, mirror=tmp_path / "no such folder")
+    assert {path: os.stat(root / path).st_mtime_ns for path in tiny[name]} == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_what_is_missing_or_altered_is_fetched(tiny: dict[str, Files], tmp_path: Path, name: str) -> None:
+    root = lay(tiny[name], tmp_path / "root")
+    lost, altered, *kept = tiny[name]
+    (root / lost).unlink()
+    (root / altered).write_bytes(b"altered")
+    before = {path: os.stat(root / path).st_mtime_ns for path in kept}
+    mirror = lay({path: tiny[name][path] for path in (lost, altered)}, tmp_path / "mirror")
+    raw(name, root=root, mirror=mirror)
+    assert {path: os.stat(root / path).st_mtime_ns for path in kept} == before
+    assert (root / altered).read_bytes() == tiny[name][altered]
+
+
+def test_a_processed_copy_of_old_is_not_trusted(tiny: dict[str, Files], tmp_path: Path) -> None:
+    root = lay(tiny["mnist"], tmp_path)
+    (root / "MNIST/processed").mkdir()
+    for split in ("training", "test"):
+        torch.save((torch.zeros(1, 28, 28), torch.zeros(1)), root / f"MNIST/processed/{split}.pt")
+    assert len(raw("mnist", root=root, mirror=None)["train_images"]) == 20
+
+
+def test_real_mirror(tmp_path: Path) -> None:
+    beside = Path(__file__).parents[2] / "shared/datasets"
+    mirror = Path(os.environ.get("SELADV_MIRROR") or beside)
+    if not (mirror / "cifar-10-python.tar.xz").is_file():
+        pytest.skip(f"no mirror of the real data: neither SELADV_MIRROR nor {beside} has it")
+    for name, shape in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))):
+        data = raw(name, root=tmp_path, mirror=mirror)
+        assert data["test_images"].shape == (10_000, *shape)
+        assert data["train_images"].shape == ({"mnist": 60_000, "cifar10": 50_000}[name], *shape)
+        assert data["train_labels"].unique().tolist() == list(range(10))
+
+
+# ---- bad sources
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["gz", "tar.gz", "tar.xz"])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_a_truncated_source_is_named(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str, part: float) -> None:
+    mirror, root = lay(tiny[name], tmp_path / "mirror", kind), tmp_path / "root"
+    broken = sorted(mirror.iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[: int(part * broken.stat().st_size)])
+    message = refused(name, root=root, mirror=mirror)
+    assert str(broken) in message
+    assert everything(root) < set(tiny[name])  # whole files that came before may stay, no part of one
+
+
+def test_an_archive_that_breaks_off_between_two_members_is_not_taken_for_whole(
+    tiny: dict[str, Files], tmp_path: Path
+) -> None:
+    archive = lay(tiny["cifar10"], tmp_path / "mirror", "tar.gz") / "data.tar.gz"
+    packed = archive.read_bytes()
+    with tarfile.open(archive) as opened:
+        second = opened.getmembers()[1].offset
+
+    def unpacked(cut: int) -> int:
+        return len(zlib.decompressobj(wbits=31).decompress(packed[:cut]))
+
+    cut = bisect_right(range(len(packed)), second, key=unpacked)
+    archive.write_bytes(packed[:cut])
+    refused("cifar10", root=tmp_path / "root", mirror=archive.parent, match="data.tar.gz: .*ended before")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_altered_source_is_named_and_never_loaded(
+    tiny: dict[str, Files], tmp_path: Path, name: str, kind: str
+) -> None:
+    flag, path = tmp_path / "fired", list(tiny[name])[-1]
+    mirror = lay({**tiny[name], path: bomb(flag)}, tmp_path / "mirror", kind)
+    message = refused(name, root=tmp_path / "root", mirror=mirror, match="SELADV_MIRROR")
+    assert Path(path).name in message
+    assert md5(tiny[name][path]) in message
+    assert md5(bomb(flag)) in message
+    assert path not in everything(tmp_path / "root")
+    assert not flag.exists()
+
+
+@pytest.mark.parametrize("path", ["data_batch_3", "test_batch", "batches.meta"])
+def test_an_altered_copy_is_never_loaded(tiny: dict[str, Files], tmp_path: Path, path: str) -> None:
+    flag, root = tmp_path / "fired", lay(tiny["cifar10"], tmp_path / "root")
+    altered = root / "cifar-10-batches-py" / path
+    altered.write_bytes(bomb(flag))
+    pickle.loads(bomb(tmp_path / "armed"))
+    assert (tmp_path / "armed").exists()  # the bomb works, so that it not firing below means something
+    for mirror in (None, lay({}, tmp_path / "empty")):
+        message = refused("cifar10", root=root, mirror=mirror, match="SELADV_MIRROR")
+        assert f"{altered} has md5 {md5(bomb(flag))}" in message
+        assert not flag.exists()
+    raw("cifar10", root=root, mirror=lay(tiny["cifar10"], tmp_path / "mirror"))
+    assert not flag.exists()
+
+
+def test_a_good_copy_in_the_mirror_makes_up_for_a_bad_one(tiny: dict[str, Files], tmp_path: Path) -> None:
+    mirror = lay(tiny["mnist"], tmp_path / "mirror", "tar.xz")
+    lay({path: b"another data set's file of the same name" for path in tiny["mnist"]}, mirror, "plain")
+    assert len(raw("mnist", root=tmp_path / "root", mirror=mirror)["test_images"]) == 10
+
+
+def test_archive_members_stay_inside_the_root(tiny: dict[str, Files], tmp_path: Path) -> None:
+    odd = {f"../../../escaped/{Path(path).name}": content for path, content in tiny["mnist"].items()}
+    odd["../../evil"] = b"evil"
+    (tmp_path / "a/b").mkdir(parents=True)
+    raw("mnist", root=tmp_path / "a/b/root", mirror=lay(odd, tmp_path / "a/b/mirror", "tar.gz"))
+    assert everything(tmp_path / "a/b/root") == set(tiny["mnist"])
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("evil", "escaped")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mirror_that_lacks_a_file_does_not_lead_to_a_download(
+    tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    offer(tiny[name], site)
+    vouch(site, monkeypatch)
+    lost, *rest = tiny[name]
+    mirror = lay({path: tiny[name][path] for path in rest}, tmp_path / "mirror", kind)
+    message = refused(name, root=tmp_path / "root", mirror=mirror, match="SELADV_MIRROR")
+    assert Path(lost).name in message
+    assert str(mirror) in message
+
+
+def test_a_mirror_that_is_no_folder_is_named(tiny: dict[str, Files], tmp_path: Path) -> None:
+    assert "not a folder" in refused("mnist", root=tmp_path, mirror=tmp_path / "typo", match="typo")
+
+
+# ---- the download
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_download(
+    tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    offer(tiny[name], site)
+    vouch(site, monkeypatch)
+    downloaded = raw(name, root=tmp_path / "root", mirror=None)
+    mirrored = raw(name, root=tmp_path / "other", mirror=lay(tiny[name], tmp_path / "mirror"))
+    assert all(torch.equal(downloaded[key], mirrored[key]) for key in mirrored)
+    assert everything(tmp_path / "root") == set(tiny[name])  # nothing of the download's is left over
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("altered", ["the packed file", "its content"])
+def test_an_altered_download_is_refused(
+    tiny: dict[str, Files],
+    tmp_path: Path,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    altered: str,
+) -> None:
+    flag, path = tmp_path / "fired", list(tiny[name])[-1]
+    offer(tiny[name], site)
+    vouch(site, monkeypatch)
+    offer({**tiny[name], path: bomb(flag)}, site)
+    if altered == "its content":  # then torchvision's own check of the packed file passes
+        vouch(site, monkeypatch)
+    refused(name, root=tmp_path / "root", mirror=None, match="SELADV_MIRROR")
+    assert everything(tmp_path / "root") < set(tiny[name])
+    assert path not in everything(tmp_path / "root")
+    assert not flag.exists()
+
+
+@pytest.mark.parametrize(("name", "file"), [("mnist", "train-images-idx3-ubyte"), ("cifar10", "data_batch_1")])
+def test_no_source_at_all(tmp_path: Path, name: str, file: str) -> None:
+    message = refused(name, root=tmp_path / "root", mirror=None, match=file)
+    assert "SELADV_MIRROR" in message
+    assert "download" in message
+    assert everything(tmp_path) == set()
+    assert socket.getdefaulttimeout() is None  # set while downloading, and given back
+
+
+# ---- writing
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("source", ["mirror", "download"])
+def test_a_full_disk_leaves_nothing_half_written(
+    tiny: dict[str, Files],
+    tmp_path: Path,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    source: str,
+) -> None:
+    offer(tiny[name], site)
+    vouch(site, monkeypatch)
+    mirror = lay(tiny[name], tmp_path / "mirror", "gz") if source == "mirror" else None
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        refused(name, root=tmp_path / "root", mirror=mirror, match="disk full while writing .*root/")
+    assert everything(tmp_path / "root") == set()
+    raw(name, root=tmp_path / "root", mirror=mirror)
+    assert everything(tmp_path / "root") == set(tiny[name])
+
+
+def test_a_disk_that_fills_inside_torchvision_says_so(
+    tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    offer(tiny["mnist"], site)
+    vouch(site, monkeypatch)
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", full)
+    refused("mnist", root=tmp_path / "root", mirror=None, match="disk full while writing")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process, and this system has no fork")
+def test_what_a_killed_run_leaves_is_not_taken_for_data(tiny: dict[str, Files], tmp_path: Path) -> None:
+    mirror, root = lay(tiny["cifar10"], tmp_path / "mirror", "gz"), tmp_path / "root"
+    child = os.fork()
+    if child == 0:
+        try:
+            os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+            raw("cifar10", root=root, mirror=mirror)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    (left,) = everything(root)
+    assert left not in tiny["cifar10"]
+    assert raw("cifar10", root=root, mirror=mirror)["train_labels"].tolist() == [0, 3, 6, 9] * 5
+    assert everything(root) == {left, *tiny["cifar10"]}
+
+
+def test_a_root_that_cannot_be_written_is_named(tiny: dict[str, Files], tmp_path: Path) -> None:
+    (tmp_path / "root").write_bytes(b"a file where the folder should be")
+    mirror = lay(tiny["mnist"], tmp_path / "mirror")
+    refused("mnist", root=tmp_path / "root", mirror=mirror, match="cannot write .*root")
+
+
+# ---- digits, and names
+
+
+def test_digits_split_is_fixed_stratified_and_without_overlap(tmp_path: Path) -> None:
+    data, again = (raw("digits", root=tmp_path, mirror=None) for _ in range(2))
+    assert all(torch.equal(data[key], again[key]) for key in data)
+    assert everything(tmp_path) == set()
+    assert data["train_images"].shape == (1437, 1, 8, 8)
+    assert data["test_images"].shape == (360, 1, 8, 8)
+    train, test = (data[f"{split}_labels"].bincount() for split in ("train", "test"))
+    assert ((train + test) * 360 / 1797 - test).abs().max() <= 1
+
+
+def test_digits_is_scikit_learns_data_scaled_to_a_byte(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    data = raw("digits", root=tmp_path, mirror=None)
+    ours = torch.cat([data["train_images"], data["test_images"]]).flatten(1)
+    theirs = np.rint(load_digits().data * 255 / 16).astype(np.uint8)
+    assert data["train_images"].dtype == torch.uint8
+    # As multisets: every original image is in one half, once.
+    assert sorted(map(bytes, ours.numpy())) == sorted(map(bytes, theirs))
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"svhn.*digits.*mnist.*cifar10"):
+        raw("svhn", root=tmp_path, mirror=None)
