@@ -1,0 +1,38 @@
+# `make demo` regenerates the study on the embedded digits; `make test` runs every check. Both set up .venv first.
+PYTHON ?= python3
+SHELL := /bin/bash
+READY := .venv/.ready
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: demo test lab lock clean
+
+demo: $(READY)
+	dvc repro table-digits
+	@cat results/digits.md
+	@echo "Figures: $(CURDIR)/results/figures/digits"
+	@echo "Executed notebooks: $(CURDIR)/runs/digits"
+
+test: $(READY)
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+lab: $(READY)
+	jupyter lab notebooks
+
+# Resolves the newest versions that pyproject.toml allows, for every Python and platform at once.
+lock: $(READY)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	  --quiet --output-file requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=<its path>")'
+	$(PYTHON) -m venv .venv
+	python -m pip install --quiet --require-hashes -r requirements.lock
+	python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf .venv build runs models data

@@ -1,0 +1,90 @@
+"""The results table as files: one for programs, one for people."""
+
+from typing import Any
+
+import pandas as pd
+
+from seladv.params import Protocol
+from seladv.results import COSTS, Metrics
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The table for programs: three decimals, empty where there is no value."""
+    return frame.to_csv(index=False, float_format="%.3f", lineterminator="\n")
+
+
+def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, name: str) -> str:
+    """The table for people, with every seed's accuracies and what produced them below it."""
+    header = ["arm", "clean, %", "robust, %", "robust − full", "attack cost", "total cost", "epoch time"]
+    header += ["paper clean", "paper robust"]
+    body = [
+        [
+            str(row["arm"]),
+            _number(row["clean"], row["clean_ci"]),
+            _number(row["robust"], row["robust_ci"]),
+            _number(row["robust_minus_full"], row["robust_minus_full_ci"], sign=True),
+            *(_number(row[column], digits=2) for column in COSTS),
+            _number(row["paper_clean"]),
+            _number(row["paper_robust"]),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    seeds = [
+        [arm, str(run["seed"]), _number(run["clean"], digits=2), _number(run["robust"], digits=2)]
+        for arm, runs in metrics.items()
+        for run in runs
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"# Results: {name}",
+                _reading(protocol),
+                _grid(header, body),
+                "## Every seed",
+                _grid(["arm", "seed", "clean, %", "robust, %"], seeds),
+                "## Made with",
+                "\n".join(
+                    f"- {line}" for line in sorted({_made_with(run) for runs in metrics.values() for run in runs})
+                ),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _reading(protocol: Protocol) -> str:
+    """How the columns are to be read."""
+    attack = protocol.evaluate
+    interval = (
+        f"± is the half-width of a 95 % t-interval over {len(protocol.seeds)} seeds, paired for the difference."
+        if len(protocol.seeds) > 1
+        else "One seed: there is no interval, and no difference here is more than an observation."
+    )
+    return (
+        f"Robust accuracy: PGD-{attack.steps}, ε = {_size(protocol.eps)}, step {_size(attack.step_size)}, on "
+        f"{attack.examples} test images, the network of the last epoch. Costs and time are ratios to `full`: attack "
+        f"cost counts PGD passes, total cost all passes of training, scoring included. {interval}"
+    )
+
+
+def _number(value: float | None, half_width: float | None = None, *, digits: int = 1, sign: bool = False) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text if half_width is None or pd.isna(half_width) else f"{text} ± {half_width:.{digits}f}"
+
+
+def _size(value: float) -> str:
+    """A radius as the field writes it: 0.3, but 8/255."""
+    pixels = value * 255
+    return f"{round(pixels)}/255" if abs(pixels - round(pixels)) < 1e-6 and len(f"{value:g}") > 5 else f"{value:g}"
+
+
+def _grid(header: list[str], body: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *body))
+
+
+def _made_with(run: dict[str, Any]) -> str:
+    made = run["training"]
+    return f"{made['device']}, {made['threads']} threads, {made['precision']}, torch {made['torch']}"

@@ -1,0 +1,74 @@
+"""The results table: from the metrics of the runs that params.yaml asks for, and of no others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seladv.params import Protocol
+from seladv.stats import mean_and_half_width
+
+Metrics = dict[str, list[dict[str, Any]]]  # arm → one metrics file's content for each seed, in the order of params.yaml
+
+
+COSTS = {"attack_cost": "attack_passes", "total_cost": "total_passes", "epoch_time": "seconds_per_epoch"}
+
+
+class ResultsError(RuntimeError):
+    """A run that the table needs is missing or broken; one line names its file."""
+
+
+def load(folder: Path, protocol: Protocol) -> Metrics:
+    """The metrics of every arm and seed of `protocol`; files of runs it no longer asks for are ignored.
+
+    Raises:
+        ResultsError: a file is missing or is not a run's metrics.
+    """
+    return {arm: [_read(folder / f"{arm}-{seed}.json") for seed in protocol.seeds] for arm in protocol.arms}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        return content if {"clean", "robust", "training"} <= set(content) else _fail(path, "no run's metrics")
+    except FileNotFoundError:
+        return _fail(path, "missing")
+    except (ValueError, TypeError):
+        return _fail(path, "not whole")
+
+
+def _fail(path: Path, what: str) -> Any:
+    raise ResultsError(f"{path} is {what}: run `dvc repro evaluate-{path.parent.name}@{path.stem}`")
+
+
+def table(metrics: Metrics, protocol: Protocol) -> pd.DataFrame:
+    """A row per arm, in the order of params.yaml.
+
+    Accuracies are percent, means over the seeds; `_ci` is the half-width of a 95 % interval over seeds (none for one
+    seed); `robust_minus_full` pairs each seed with `full`'s. `attack_cost` (PGD passes), `total_cost` (all passes,
+    scoring included) and `epoch_time` (seconds) are ratios to `full`; without `full` they are empty.
+    """
+    full = metrics.get("full")
+    rows = []
+    for arm, runs in metrics.items():
+        clean, clean_ci = mean_and_half_width([run["clean"] for run in runs])
+        robust, robust_ci = mean_and_half_width([run["robust"] for run in runs])
+        row: dict[str, Any] = {"arm": arm, "seeds": len(runs), "clean": clean, "clean_ci": clean_ci}
+        row |= {"robust": robust, "robust_ci": robust_ci, "robust_minus_full": None, "robust_minus_full_ci": None}
+        row |= {"attack_cost": None, "total_cost": None, "epoch_time": None}
+        if full:
+            pairs = list(zip(runs, full, strict=True))
+            difference = mean_and_half_width([run["robust"] - other["robust"] for run, other in pairs])
+            row["robust_minus_full"], row["robust_minus_full_ci"] = (0.0, None) if arm == "full" else difference
+            for column, key in COSTS.items():
+                row[column] = mean_and_half_width([_cost(run, key) / _cost(other, key) for run, other in pairs])[0]
+        published = protocol.paper.get(arm)
+        row["paper_clean"] = published.clean if published else None
+        row["paper_robust"] = published.robust if published else None
+        rows.append(row)
+    return pd.DataFrame(rows).astype({column: float for column in rows[0] if column not in ("arm", "seeds")})
+
+
+def _cost(run: dict[str, Any], key: str) -> float:
+    return float(run["training"]["cost"][key])
