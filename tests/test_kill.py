@@ -1,0 +1,73 @@
+"""A process that is really killed, in the midst of a step or of a write, costs no more than what it had not saved."""
+
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seladv import checkpoint, data, record, train
+from seladv.data import Images
+
+# Its processes start in a moment, and none inherits this one's threads.
+CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+CONTEXT.set_forkserver_preload(["seladv.train"])
+
+
+def study(folder: Path, settings: dict[str, Any], event: str = "", moment: int = 0) -> None:
+    """Trains and writes its model; or kills itself in its `moment`-th attack or write of the state."""
+    torch.set_num_threads(1)
+    train.SAVE_EVERY = -1.0  # after every batch
+    left = iter(range(moment - 1, -1, -1))
+
+    def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    if event == "attack":
+        train.pgd = deadly(train.pgd)
+    if event == "write":
+        os.fsync = deadly(os.fsync)
+    parts, state = data.load(folder / "data"), folder / "state" / "run"
+    cpu = torch.device("cpu")
+    run = train.train(settings, arm="random-50", seed=0, data=parts, device=cpu, state=state, report=lambda line: None)
+    record.save_model(folder / "model", run)
+
+
+def end(folder: Path, *args: Any) -> int | None:
+    """How the process that runs `study` ended."""
+    process = CONTEXT.Process(target=study, args=(folder, *args))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits: dict[str, Images]) -> Path:
+    images = {f"{part}_images": tensors.images for part, tensors in digits.items()}
+    labels = {f"{part}_labels": tensors.labels for part, tensors in digits.items()}
+    checkpoint.write(tmp_path / "data", images | labels, {})
+    return tmp_path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(folder: Path, settings: dict[str, Any]) -> None:
+    assert end(folder, settings) == 0
+    expected = (folder / "model").read_bytes()
+    (folder / "model").unlink()
+    (folder / "state" / "run").unlink()
+    draw = random.Random(0)
+    for event in ("write", "attack", "write", "attack"):  # of ten attacks and thirteen writes in all
+        assert end(folder, settings, event, draw.randint(1, 2)) == -signal.SIGKILL
+        assert not (folder / "model").exists()
+    assert end(folder, settings) == 0
+    assert (folder / "model").read_bytes() == expected

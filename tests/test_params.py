@@ -1,0 +1,217 @@
+"""params.yaml: what is right passes; what is wrong stops before any work, with one line that says how to go on."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from seladv import params
+from seladv.params import ParamsError
+
+NUMBER = "a number or a fraction such as 8/255 is allowed"
+NAMES = r"clean, full or <criterion>-<percent>.* random, margin, gradmatch .* 1 to 100"
+ABSENT = object()
+
+# key, wrong value, what the line must say is allowed
+WRONG: list[tuple[str, Any, str]] = [
+    ("digits.lrr", 0.1, "unknown key; allowed: data, .*, lr, .*, seeds"),
+    ("digits.evaluate.epss", 1, "unknown key; allowed: examples, steps, step_size"),
+    ("digits.paper.full", {"clean": 1.0, "robust": 1.0, "auto": 1.0}, "unknown key; allowed: clean, robust"),
+    ("digits.epochs", ABSENT, "missing"),
+    ("digits.evaluate.steps", ABSENT, "missing"),
+    ("digits.epochs", "5", "valid integer"),
+    ("digits.epochs", 5.0, "valid integer"),
+    ("digits.epochs", True, "valid integer"),
+    ("digits.lr", False, "valid number"),
+    ("digits.eps", None, "valid number"),
+    ("digits.paper.full", {"clean": "96 %", "robust": 1.0}, "valid number"),
+    ("digits.batch_size", 0, "greater than or equal to 1"),
+    ("digits.steps", 0, "greater than or equal to 1"),
+    ("digits.epochs", -1, "greater than or equal to 1"),
+    ("digits.holdout", 0, "greater than or equal to 1"),
+    ("digits.evaluate.examples", 0, "greater than or equal to 1"),
+    ("digits.eps", 0, "greater than 0"),
+    ("digits.eps", -0.1, "greater than 0"),
+    ("digits.eps", 1.5, "less than or equal to 1"),
+    ("digits.eps", "255/8", "less than or equal to 1"),
+    ("digits.eps", nan, "greater than 0"),
+    ("digits.eps", "abc", NUMBER),
+    ("digits.eps", "8/0", NUMBER),
+    ("digits.step_size", "8/255/2", NUMBER),
+    ("digits.evaluate.step_size", "", NUMBER),
+    ("digits.lr", 0, "greater than 0"),
+    ("digits.lr", nan, "greater than 0"),
+    ("digits.lr", inf, "finite number"),
+    ("digits.model", "vgg", "mnist-cnn, digits-cnn is allowed"),
+    ("digits.model", 18, "valid string"),
+    ("digits.data", "svhn", "'digits', 'mnist' or 'cifar10'"),
+    ("digits.precision", "fp16", "'auto', 'fp32' or 'bf16'"),
+    ("digits.seeds", [], "at least 1"),
+    ("digits.seeds", 0, "valid list"),
+    ("digits.seeds", [0, -1], "greater than or equal to 0"),
+    ("digits.seeds", [2**32], "less than 4294967296"),
+    ("digits.seeds", [True], "valid integer"),
+    ("digits.seeds", [0.5], "valid integer"),
+    ("digits.seeds", [0, 1, 0], "each may be there once"),
+    ("digits.arms", [], "at least 1"),
+    ("digits.arms", "full", "valid list"),
+    ("digits.arms", [50], "valid string"),
+    ("digits.arms", ["clean", "full", "clean"], "each may be there once"),
+    ("digits.arms", ["full", "margin-0"], NAMES),
+    ("digits.arms", ["margin-101"], NAMES),
+    ("digits.arms", ["margin-05"], NAMES),
+    ("digits.arms", ["margin-"], NAMES),
+    ("digits.arms", ["marjin-50"], NAMES),
+    ("digits.arms", ["full-50"], NAMES),
+    ("digits.arms", ["clean-10"], NAMES),
+    ("digits.arms", ["margin-1"], "from 2 percent on is allowed"),
+    ("digits.evaluate", [], "valid dictionary"),
+    ("digits", 5, "valid dictionary"),
+    ("mirror", 5, "the path of a folder, or null, is allowed"),
+]
+BROKEN = {  # whole files
+    "empty": "",
+    "not YAML": "digits: [1,\nmnist: }",
+    "a list": "- digits",
+    "no protocol": "mirror: null",
+    "code": "digits: !!python/object/apply:os.getcwd []",
+}
+
+
+@pytest.fixture
+def content(root: Path) -> dict[str, Any]:
+    """The committed params.yaml, to be spoilt."""
+    read: dict[str, Any] = yaml.safe_load((root / "params.yaml").read_text())
+    return read
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[object], Path]:
+    def write(content: object) -> Path:
+        path = tmp_path / "params.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+def put(content: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+    if value is ABSENT:
+        del content[last]
+    else:
+        content[last] = value
+
+
+def shown(value: Any) -> list[str]:
+    """How a line may name the wrong value: whole, or the wrong item of a list or mapping."""
+    items = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [repr(each) for each in (value, *items)]
+
+
+def line(path: Path) -> str:
+    """What params.check says of `path`."""
+    with pytest.raises(ParamsError) as caught:
+        params.check(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+# ---- right
+
+
+def test_the_committed_file_is_right(root: Path) -> None:
+    assert {"digits", "mnist"} <= params.check(root / "params.yaml").keys()
+
+
+@pytest.mark.parametrize(("written", "read"), [("8/255", 8 / 255), ("0.03", 0.03), (1, 1.0), ("1e-3", 0.001)])
+def test_a_fraction_is_read_as_the_field_writes_it(
+    content: dict[str, Any], write: Callable[[object], Path], written: Any, read: float
+) -> None:
+    put(content, "digits.eps", written)
+    assert params.load(write(content), "digits").eps == read
+
+
+def test_one_arm_and_seed_take_the_place_of_the_listed_ones(root: Path) -> None:
+    study = params.load(root / "params.yaml", "digits", arm="margin-7", seed=123)
+    assert (study.arms, study.seeds) == (["margin-7"], [123])
+
+
+def test_training_depends_on_every_setting_but_what_chooses_and_judges_runs(root: Path) -> None:
+    study = params.load(root / "params.yaml", "digits")
+    assert study.training().keys() == study.model_dump().keys() - {"arms", "seeds", "evaluate", "paper"}
+
+
+@pytest.mark.parametrize("folder", [None, "/some/folder"])
+def test_the_mirror_is_a_folder_or_nothing(
+    content: dict[str, Any], write: Callable[[object], Path], folder: str | None
+) -> None:
+    put(content, "mirror", folder)
+    assert params.mirror(write(content)) == folder
+
+
+# ---- wrong
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), WRONG)
+def test_one_line_names_the_key_the_value_and_what_is_allowed(
+    content: dict[str, Any], write: Callable[[object], Path], key: str, value: Any, allowed: str
+) -> None:
+    put(content, key, value)
+    message = line(write(content))
+    assert message.startswith(f": {key}")
+    assert value is ABSENT or any(each in message for each in shown(value))
+    assert re.search(allowed, message)
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_holds_no_protocol_is_refused(write: Callable[[object], Path], text: str) -> None:
+    assert re.search("is not YAML: |: a section for at least one protocol is needed", line(write(text)))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert line(tmp_path / "params.yaml") == " does not exist"
+
+
+@pytest.mark.parametrize("name", ["digit", "mirror", ""])
+def test_an_unknown_protocol_is_refused_and_the_known_ones_are_named(root: Path, name: str) -> None:
+    with pytest.raises(ParamsError, match=rf"^\S+: unknown protocol '{name}'; allowed: digits, mnist[^\n]*$"):
+        params.load(root / "params.yaml", name)
+
+
+@pytest.mark.parametrize(("asked", "named"), [({"arm": "marjin-50"}, "marjin-50"), ({"seed": -1}, "-1")])
+def test_one_arm_and_seed_are_checked_like_the_listed_ones(root: Path, asked: dict[str, Any], named: str) -> None:
+    with pytest.raises(ParamsError, match=rf"^\S+: digits\.{next(iter(asked))}s.*{named}[^\n]*$"):
+        params.load(root / "params.yaml", "digits", **asked)
+
+
+@pytest.mark.parametrize("text", ["digits: {}\nmnist: {}", "mirror: 1\nmnist: 1", "nothing"])
+def test_as_a_command_it_fails_with_that_one_line(write: Callable[[object], Path], text: str) -> None:
+    path = write(text)
+    done = subprocess.run([sys.executable, "-m", "seladv.params", path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{path}{line(path)}\n"
+
+
+# ---- wrong, and not yet caught: each ends in a traceback or in more than one line
+
+
+@pytest.mark.xfail(strict=True, reason="params.py: see each id")
+@pytest.mark.parametrize(
+    "text",
+    [b"digits: {eps: '1e400'}", b"mirror: caf\xe9", b"5: {}", b'"a\\nb": {}'],
+    ids=["_fraction: OverflowError", "read: UnicodeDecodeError", "_line: TypeError", "_line: two lines"],
+)
+def test_these_too_are_one_line(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "params.yaml").write_bytes(text)
+    assert line(tmp_path / "params.yaml")
