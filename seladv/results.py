@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from seladv.stats import mean_and_half_width
 Metrics = dict[str, list[dict[str, Any]]]  # arm → one metrics file's content for each seed, in the order of params.yaml
 
 
-COSTS = {"attack_cost": "attack_passes", "total_cost": "total_passes", "epoch_time": "seconds_per_epoch"}
+COSTS = ("attack_cost", "total_cost", "epoch_time")
 
 
 class ResultsError(RuntimeError):
@@ -47,7 +48,7 @@ def table(metrics: Metrics, protocol: Protocol) -> pd.DataFrame:
 
     Accuracies are percent, means over the seeds; `_ci` is the half-width of a 95 % interval over seeds (none for one
     seed); `robust_minus_full` pairs each seed with `full`'s. `attack_cost` (PGD passes), `total_cost` (all passes,
-    scoring included) and `epoch_time` (seconds) are ratios to `full`; without `full` they are empty.
+    scoring included) and `epoch_time` (seconds of the median epoch) are ratios to `full`, empty without it.
     """
     full = metrics.get("full")
     rows = []
@@ -61,8 +62,10 @@ def table(metrics: Metrics, protocol: Protocol) -> pd.DataFrame:
             pairs = list(zip(runs, full, strict=True))
             difference = mean_and_half_width([run["robust"] - other["robust"] for run, other in pairs])
             row["robust_minus_full"], row["robust_minus_full_ci"] = (0.0, None) if arm == "full" else difference
-            for column, key in COSTS.items():
-                row[column] = mean_and_half_width([_cost(run, key) / _cost(other, key) for run, other in pairs])[0]
+            for column in COSTS:
+                row[column] = mean_and_half_width([_cost(run, column) / _cost(other, column) for run, other in pairs])[
+                    0
+                ]
         published = protocol.paper.get(arm)
         row["paper_clean"] = published.clean if published else None
         row["paper_robust"] = published.robust if published else None
@@ -70,5 +73,8 @@ def table(metrics: Metrics, protocol: Protocol) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({column: float for column in rows[0] if column not in ("arm", "seeds")})
 
 
-def _cost(run: dict[str, Any], key: str) -> float:
-    return float(run["training"]["cost"][key])
+def _cost(run: dict[str, Any], column: str) -> float:
+    training = run["training"]
+    if column == "epoch_time":  # the median: one epoch that shared the machine with something else does not count
+        return median(line["epoch_seconds"] for line in training["history"])
+    return float(training["cost"]["attack_passes" if column == "attack_cost" else "total_passes"])

@@ -5,22 +5,16 @@ content is known to be the published one.
 """
 
 import errno
-import gzip
-import hashlib
-import lzma
 import os
-import secrets
 import socket
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import torch
 from torchvision import datasets
+
+from seladv.files import DISK_FULL, READ_ERRORS, DataError, Unusable, contents, md5_of, store, unwritten
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "digits": tuple("0123456789"),
@@ -39,17 +33,6 @@ WAYS = (
     "SELADV_MIRROR or `mirror:` in params.yaml names; or, with no mirror named, by a network connection for "
     "torchvision's download."
 )
-_Readable = IO[bytes] | gzip.GzipFile
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
-
-
-class DataError(RuntimeError):
-    """A data file is missing, altered or cannot be written; the message, one line, says what to do."""
-
-
-class _Unusable(Exception):
-    """A source lacks a file, breaks off, or holds something other than the published content."""
 
 
 def raw(name: str, *, root: Path, mirror: Path | None) -> dict[str, torch.Tensor]:
@@ -72,14 +55,14 @@ def raw(name: str, *, root: Path, mirror: Path | None) -> dict[str, torch.Tensor
     if name not in CLASSES:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(CLASSES)}")
     root, wanted = Path(root), _wanted(name)
-    found = {path: _md5(root / path) for path in wanted}
+    found = {path: md5_of(root / path) for path in wanted}
     missing = {path: md5 for path, md5 in wanted.items() if found[path] != md5}
     try:
         if missing and mirror is None:
             _download(name, missing, root)
         elif missing and mirror is not None:
             _copy(name, missing, root, Path(mirror))
-    except _Unusable as problem:
+    except Unusable as problem:
         altered = [
             f"The copy at {root / path} has md5 {found[path]} where {md5} was expected."
             for path, md5 in missing.items()
@@ -103,22 +86,22 @@ def _copy(name: str, missing: dict[str, str], root: Path, mirror: Path) -> None:
     """Takes the missing files out of the mirror; a bad source is reported only where no other one is good."""
     left = {Path(path).name: path for path in missing}
     problems = [] if mirror.is_dir() else ["it is not a folder"]
-    for source in _sources(name, missing, mirror):
+    for source in candidates(name, missing, mirror):
         try:
-            for file, stream in _contents(source):
+            for file, stream in contents(source):
                 if file in left:
-                    _store(stream, root / left[file], missing[left[file]])
+                    store(stream, root / left[file], missing[left[file]])
                     del left[file]
                 if not left:
                     return
-        except (*_READ_ERRORS, _Unusable) as problem:
+        except (*READ_ERRORS, Unusable) as problem:
             problems.append(f"{source}: {problem}")
     if left:
         absent = "it is there neither plain, nor as .gz, nor inside a .tar.gz or .tar.xz"
-        raise _Unusable(f"{next(iter(left))}: not in the mirror {mirror}: {'; '.join(problems) or absent}")
+        raise Unusable(f"{next(iter(left))}: not in the mirror {mirror}: {'; '.join(problems) or absent}")
 
 
-def _sources(name: str, missing: dict[str, str], mirror: Path) -> Iterator[Path]:
+def candidates(name: str, missing: dict[str, str], mirror: Path) -> Iterator[Path]:
     """Where the missing files may be; archives last, as one is unpacked from its start to reach any file."""
     for path in missing:
         for file in (mirror / Path(path).name, mirror / path):
@@ -126,19 +109,6 @@ def _sources(name: str, missing: dict[str, str], mirror: Path) -> Iterator[Path]
     archives = [*mirror.glob("*.tar.gz"), *mirror.glob("*.tar.xz")]
     stem = name.removesuffix("10")  # the likely archive first: reading through another takes long
     yield from sorted(archives, key=lambda file: (stem not in file.name.lower(), file.name))
-
-
-def _contents(source: Path) -> Iterator[tuple[str, _Readable]]:
-    """Base name and content of each file in `source`; the members' own paths are never followed."""
-    if source.name.endswith((".tar.gz", ".tar.xz")):
-        # tarfile's stream mode, "r|xz", takes an archive that breaks off between members for a whole one.
-        with tarfile.open(source, "r:gz" if source.suffix == ".gz" else "r:xz") as archive:
-            for member in archive:
-                if member.isfile() and (content := archive.extractfile(member)):
-                    yield Path(member.name).name, content
-    else:
-        with gzip.open(source) if source.suffix == ".gz" else open(source, "rb") as stream:
-            yield source.name.removesuffix(".gz"), stream
 
 
 def _download(name: str, missing: dict[str, str], root: Path) -> None:
@@ -151,63 +121,15 @@ def _download(name: str, missing: dict[str, str], root: Path) -> None:
             (datasets.MNIST if name == "mnist" else datasets.CIFAR10)(folder, download=True)
             for path, md5 in missing.items():
                 with open(Path(folder) / path, "rb") as stream:
-                    _store(stream, root / path, md5)
+                    store(stream, root / path, md5)
     except DataError:
         raise
     except Exception as error:  # torchvision lets through what urllib, http, ssl, gzip and tarfile raise
-        if isinstance(error, OSError) and error.errno in (*_FULL, errno.EACCES, errno.EROFS):
-            raise _unwritten(root / first, error) from error
-        raise _Unusable(f"{Path(first).name}: torchvision's download failed: {str(error).strip()}") from error
+        if isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EACCES, errno.EROFS):
+            raise unwritten(root / first, error) from error
+        raise Unusable(f"{Path(first).name}: torchvision's download failed: {str(error).strip()}") from error
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def _store(stream: _Readable, path: Path, md5: str) -> None:
-    """Writes `stream` to `path` whole and checked, or not at all."""
-    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temp, "wb") as out:
-            for chunk in _chunks(stream):
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())  # else a power cut may leave the new name on an empty file
-        if digest.hexdigest() != md5:
-            raise _Unusable(f"{path.name} has md5 {digest.hexdigest()} where {md5} was expected")
-        os.replace(temp, path)
-    except OSError as error:
-        raise _unwritten(path, error) from error
-    finally:
-        with suppress(OSError):
-            temp.unlink()
-
-
-def _chunks(stream: _Readable) -> Iterator[bytes]:
-    """Keeps a failing read apart from a failing write: both are OSErrors."""
-    try:
-        while chunk := stream.read(1 << 20):
-            yield chunk
-    except _READ_ERRORS as error:
-        raise _Unusable(f"broken off or damaged ({error})") from error
-
-
-def _unwritten(path: Path, error: OSError) -> DataError:
-    full = error.errno in _FULL
-    what, remedy = ("disk full while writing", "make room") if full else ("cannot write", "give access")
-    return DataError(f"{what} {path} ({error.strerror}): nothing of it was kept; {remedy} and run again")
-
-
-def _md5(path: Path) -> str | None:
-    """Of the file's content; None if there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror}): give access and run again") from error
 
 
 class _MNIST(datasets.MNIST):  # type: ignore[misc]  # torchvision has no type hints
