@@ -7,12 +7,16 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
 from torch import Tensor
 
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 mpl.rcParams["svg.hashsalt"] = "seladv"  # the same figure is the same file: git shows real changes only
 mpl.rcParams["svg.fonttype"] = "none"
+if get_ipython():  # show a Figure as a picture from the first cell on; pyplot, which would do it, is not used
+    select_figure_formats(get_ipython(), {"png"})
 
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # arm → its runs' training records, one for each seed
 

@@ -92,6 +92,16 @@ def test_the_table_has_the_contracts_columns_and_every_figure_is_there(study: St
     assert {"torch", "revision", "device", "threads", "precision", "history", "cost"} <= set(metrics["training"])
 
 
+def test_every_figure_cell_shows_something(study: Study) -> None:
+    executed = sorted((study.folder / "runs/digits").glob("*.ipynb"))
+    assert len(executed) == 6
+    for path in executed:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if "figure" in cell.metadata.get("tags", []):
+                kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+                assert kinds & {"image/png", "text/html", "text/markdown"}, f"{path.name}: {cell.source}"
+
+
 def test_nothing_runs_twice(study: Study) -> None:
     assert study.repro() == []
 

@@ -1,0 +1,136 @@
+"""The table: made of the runs that params.yaml asks for, paired by seed."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from seladv import params, report, results
+from seladv.stats import mean_and_half_width
+
+ROOT = Path(__file__).parent.parent
+ROBUST = {"clean": [10.0, 12.0], "full": [80.0, 90.0], "margin-50": [82.0, 91.0]}
+PASSES = {"clean": 0, "full": 1000, "margin-50": 500}
+
+
+def protocol(**changes: Any) -> params.Protocol:
+    asked = params.load(ROOT / "params.yaml", "digits").model_dump()
+    asked |= {"arms": list(ROBUST), "seeds": [3, 5], "paper": {"full": {"clean": 96.2, "robust": 84.5}}}
+    return params.Protocol.model_validate({**asked, **changes})
+
+
+def metrics(arm: str, seed: int, robust: float) -> dict[str, Any]:
+    cost = {"attack_passes": PASSES[arm], "total_passes": PASSES[arm] + 300}
+    epochs = [{"epoch_seconds": (1 + PASSES[arm] / 1000) * seconds} for seconds in (1.0, 60.0, 1.0)]
+    made = {"device": "a CPU", "threads": 2, "precision": "fp32", "torch": "2"}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "clean": 97.0,
+        "robust": robust,
+        "training": {"cost": cost, "history": epochs, **made},
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two arms' metrics, two seeds each, and one file that nobody asks for any more."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for arm, values in ROBUST.items():
+        for seed, robust in zip((3, 5), values, strict=True):
+            (folder / f"{arm}-{seed}.json").write_text(json.dumps(metrics(arm, seed, robust)))
+    (folder / "margin-25-3.json").write_text("{}")
+    return folder
+
+
+def table(folder: Path, asked: params.Protocol) -> pd.DataFrame:
+    return results.table(results.load(folder, asked), asked).set_index("arm")
+
+
+def test_rows_are_the_arms_asked_for_in_their_order(folder: Path) -> None:
+    assert table(folder, protocol()).index.tolist() == ["clean", "full", "margin-50"]
+    assert table(folder, protocol(arms=["margin-50", "full"])).index.tolist() == ["margin-50", "full"]
+
+
+def test_the_difference_to_full_is_paired_by_seed(folder: Path) -> None:
+    row = table(folder, protocol()).loc["margin-50"]
+    mean, half = mean_and_half_width([2.0, 1.0])
+    assert row["robust_minus_full"] == mean == 1.5
+    assert row["robust_minus_full_ci"] == half
+    assert half is not None
+    assert half < row["robust_ci"]  # pairing takes out what the seeds have in common
+
+
+def test_costs_are_ratios_to_full_and_one_slow_epoch_does_not_count(folder: Path) -> None:
+    rows = table(folder, protocol())
+    assert rows["attack_cost"].tolist() == [0.0, 1.0, 0.5]
+    assert rows["total_cost"].tolist() == [300 / 1300, 1.0, 800 / 1300]
+    assert rows["epoch_time"].tolist() == [0.5, 1.0, 0.75]
+
+
+def test_without_full_the_comparison_is_empty_and_the_rest_stands(folder: Path) -> None:
+    row = table(folder, protocol(arms=["margin-50"])).loc["margin-50"]
+    assert row["robust"] == 86.5
+    assert row[["robust_minus_full", "attack_cost", "total_cost", "epoch_time", "paper_robust"]].isna().all()
+
+
+def test_one_seed_has_no_interval(folder: Path) -> None:
+    asked = protocol(seeds=[5])
+    rows = table(folder, asked)
+    assert rows[["clean_ci", "robust_ci", "robust_minus_full_ci"]].isna().all(axis=None)
+    assert "no interval" in report.to_markdown(rows.reset_index(), results.load(folder, asked), asked, name="digits")
+
+
+def test_the_csv_reads_back_and_leaves_empty_what_is_not_there(folder: Path) -> None:
+    text = report.to_csv(table(folder, protocol()).reset_index())
+    back = pd.read_csv(io.StringIO(text)).set_index("arm")
+    assert math.isnan(back.loc["margin-50", "paper_clean"])
+    assert back.loc["full", "paper_robust"] == 84.5
+    assert back.loc["clean", "robust_minus_full"] == -74.0
+
+
+def test_the_page_lists_every_seed_and_what_made_it(folder: Path) -> None:
+    asked = protocol()
+    page = report.to_markdown(table(folder, asked).reset_index(), results.load(folder, asked), asked, name="digits")
+    for arm, values in ROBUST.items():
+        for seed, robust in zip((3, 5), values, strict=True):
+            assert f"| {arm} | {seed} | 97.00 | {robust:.2f} |" in page
+    assert "- a CPU, 2 threads, fp32, torch 2" in page
+
+
+def test_radii_are_written_as_the_field_writes_them(folder: Path) -> None:
+    asked = protocol(eps="8/255")
+    page = report.to_markdown(table(folder, asked).reset_index(), results.load(folder, asked), asked, name="digits")
+    assert "ε = 8/255, step 0.03" in page
+
+
+@pytest.mark.parametrize(("content", "found"), [(None, "missing"), ('{"clean": 9', "not whole"), ("{}", "no run's")])
+def test_a_missing_or_broken_file_is_named_in_one_line(folder: Path, content: str | None, found: str) -> None:
+    path = folder / "full-5.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(results.ResultsError, match=found) as refused:
+        results.load(folder, protocol())
+    assert "full-5.json" in str(refused.value)
+    assert "dvc repro evaluate-digits@full-5" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_half_width_is_students() -> None:
+    mean, half = mean_and_half_width([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert half == pytest.approx(4.302653 / 3**0.5)  # t(0.975, 2) from a printed table, standard deviation 1
+    assert mean_and_half_width([7.0]) == (7.0, None)
+    with pytest.raises(ValueError, match="no values"):
+        mean_and_half_width([])
+
+
+def test_the_readme_shows_the_table_as_it_came_out() -> None:
+    page = (ROOT / "results/mnist.md").read_text()
+    shown = (ROOT / "README.md").read_text().split("<!-- results/mnist.md -->\n")[1].split("<!-- end -->")[0]
+    assert shown.strip()
+    assert shown.strip() in page
