@@ -10,6 +10,7 @@ import seaborn as sns
 from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
@@ -76,7 +77,7 @@ def training_curves(runs: Runs) -> Figure:
             legend=axis is axes[-1], markers=True, dashes=False, linewidth=1,
         )  # fmt: skip
         axis.set(xlabel="epoch", ylabel=label)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5), title=None)
     return figure
 
@@ -125,7 +126,7 @@ def robust_against_cost(metrics: Runs) -> Figure:
     axis = figure.subplots()
     sns.scatterplot(pd.DataFrame(rows), x="cost", y="robust", hue="arm", style="arm", s=80, ax=axis)
     axis.set(xlabel="total cost, passes ÷ full" if full else "total cost, passes", ylabel="robust accuracy, %")
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.05 * max(row["cost"] for row in rows))
     sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None)
     return figure
 
@@ -143,10 +144,17 @@ def selected_classes(runs: Runs) -> Figure:
             for label, share in enumerate(line["selected_classes"])
         ]
         sns.lineplot(
-            pd.DataFrame(lines), x="epoch", y="share, %", hue="class", ax=axis, errorbar=None, legend=axis is axes[-1]
+            pd.DataFrame(lines),
+            x="epoch",
+            y="share, %",
+            hue="class",
+            ax=axis,
+            errorbar=None,
+            marker=".",
+            legend=axis is axes[-1],
         )
         axis.set_title(arm)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5))
     return figure
 
