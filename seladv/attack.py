@@ -34,7 +34,7 @@ def pgd(
     Raises:
         ValueError: negative eps, step_size or steps, or images outside [0, 1].
     """
-    if eps < 0 or step_size < 0 or steps < 0:
+    if not (eps >= 0 and step_size >= 0 and steps >= 0):
         raise ValueError(f"pgd: eps={eps}, step_size={step_size}, steps={steps}: none may be negative")
     if len(x) == 0:
         return x.clone()

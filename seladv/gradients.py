@@ -2,14 +2,13 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 
 def last_layer_cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Cosine of each sample's last-layer loss gradient with the batch's mean gradient, in closed form.
 
-    For logits z = W h + b the cross-entropy gradient of one sample is the outer product of p = softmax(z) - onehot(y)
-    and a = [h, 1]. So every dot product with the mean gradient is pᵀ ḡ a, and every norm is |p| |a|: one forward
+    For logits z = W h + b the cross-entropy gradient of one sample is the outer product of e = softmax(z) - onehot(y)
+    and a = [h, 1]. So every dot product with the mean gradient is eᵀ ḡ a, and every norm is |e| |a|: one forward
     pass and two small matrix products, exact for that layer (bias included where there is one).
 
     Args:
@@ -18,7 +17,7 @@ def last_layer_cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         y: true classes [B].
 
     Returns:
-        Cosines [B], float32, in [-1, 1]; 0 for a sample whose gradient vanishes.
+        Cosines [B], float32, in [-1, 1]; 0 where the features, and with them the gradient, vanish.
 
     Raises:
         ValueError: the model's output is not that of its last `nn.Linear`.
@@ -33,13 +32,27 @@ def last_layer_cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             logits = model(x)
     finally:
         handle.remove()
-    if len(seen) != 1 or seen[0][1].shape != logits.shape or not torch.equal(seen[0][1], logits):
+    if len(seen) != 1 or not _same(seen[0][1], logits):
         raise ValueError(f"gradmatch: the logits of {type(model).__name__} are not its last nn.Linear's output")
     features = seen[0][0].float()
     if layers[-1].bias is not None:
         features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-    errors = logits.float().softmax(dim=1) - one_hot(y, logits.shape[1])
-    mean = errors.T @ features / len(x)  # ḡ: [classes, features]
-    dots = ((errors @ mean) * features).sum(dim=1)
-    norms = errors.norm(dim=1) * features.norm(dim=1) * mean.norm()
-    return dots / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+
+    # e = (1 - p_y) d with d = softmax over the other classes - onehot(y). A cosine needs d alone, of norm >= 1, and the
+    # mean only relative sizes: so nothing cancels or underflows however sure the network is.
+    truth = y[:, None]
+    others = logits.float().scatter(1, truth, -torch.inf)
+    directions = others.softmax(dim=1).scatter(1, truth, -1)
+    log_sizes = others.logsumexp(dim=1) - logits.float().logsumexp(dim=1)
+    sizes = (log_sizes - log_sizes.max()).exp()
+    mean = (sizes[:, None] * directions).T @ features  # proportional to ḡ: [classes, features]
+    dots = ((directions @ mean) * features).sum(dim=1)
+    norms = directions.norm(dim=1) * features.norm(dim=1) * mean.norm()
+    return (dots / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(-1, 1)
+
+
+def _same(output: Tensor, logits: Tensor) -> bool:
+    """Whether they hold the same numbers; a diverged network's NaN is for the training loop to report."""
+    return output.shape == logits.shape and torch.allclose(
+        output.float(), logits.float(), rtol=0, atol=0, equal_nan=True
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import LongTensor, Tensor
 from torch.nn.functional import cross_entropy
 
-from seladv import checkpoint
+from seladv import checkpoint, precision
 from seladv.attack import pgd
 from seladv.data import Images
 from seladv.run import Run
@@ -121,9 +121,10 @@ def train(
 def state_path(folder: Path, settings: dict[str, Any], *, arm: str, seed: int, data: Path) -> Path:
     """Where a run's state belongs in `folder`: named by all that determines the run, its data and code included.
 
-    A changed setting, module, data file, torch or thread count has another name, so it never resumes an old run.
+    A changed setting, module, data file, torch, precision or thread count gives another name: no old run is resumed.
     """
-    here = Path(__file__).parent
-    arithmetic = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}
-    key = checkpoint.key({**settings, **arithmetic}, data, *(here / f"{name}.py" for name in CODE))
-    return folder / f"{arm}-{seed}-{key}.safetensors"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arithmetic = {"torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads()}
+    arithmetic["resolved"] = precision.resolve(settings["precision"], device)
+    code = (Path(__file__).with_name(f"{name}.py") for name in CODE)
+    return folder / f"{arm}-{seed}-{checkpoint.key({**settings, **arithmetic}, data, *code)}.safetensors"
