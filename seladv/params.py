@@ -1,121 +1,37 @@
 """params.yaml, read and checked: a wrong value stops here, before any work, with one line."""
 
 import sys
-from collections import Counter
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
-from seladv import arms
-from seladv.models import MODELS
+from seladv.protocol import Evaluation, Protocol, Published
+
+__all__ = ["ParamsError", "Protocol", "check", "load", "mirror"]
 
 RESERVED = ("mirror",)  # keys of params.yaml that are no protocol
+WORDS = {"too_short": "at least one is needed", "model_type": "a mapping of keys to values is needed"}
 
 
 class ParamsError(ValueError):
     """params.yaml asks for something impossible; one line names the key, the value and what is allowed."""
 
 
-def _fraction(value: Any) -> Any:
-    """Read `8/255` as the field writes it."""
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError("a number or a fraction such as 8/255 is allowed") from None
-    return value
-
-
-Positive = Annotated[float, BeforeValidator(_fraction), Field(gt=0, allow_inf_nan=False)]
-Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of params.yaml: no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Evaluation(Section):
-    """How the finished network is judged."""
-
-    examples: Count  # of the test set, from its start
-    steps: Count
-    step_size: Radius
-
-
-class Published(Section):
-    """What the paper reports for an arm, percent."""
-
-    clean: float
-    robust: float
-
-
-class Protocol(Section):
-    """One study: a data set, a network, an attack, an optimiser, and the arms and seeds that run on them."""
-
-    data: Literal["digits", "mnist", "cifar10"]
-    holdout: Count
-    model: str
-    eps: Radius
-    step_size: Radius
-    steps: Count
-    epochs: Count
-    batch_size: Count
-    lr: Positive
-    precision: Literal["auto", "fp32", "bf16"]
-    evaluate: Evaluation
-    paper: dict[str, Published]
-    arms: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
-
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, name: str) -> str:
-        if name not in MODELS:
-            raise ValueError(f"one of {', '.join(MODELS)} is allowed")
-        return name
-
-    @field_validator("arms", "seeds")
-    @classmethod
-    def _once(cls, values: list[Any]) -> list[Any]:
-        repeated = [value for value, times in Counter(values).items() if times > 1]
-        if repeated:
-            raise ValueError(f"{repeated[0]!r} is there more than once; each may be there once")
-        return values
-
-    @model_validator(mode="after")
-    def _arms_select(self) -> "Protocol":
-        for name in self.arms:
-            try:
-                arm = arms.parse(name)
-            except ValueError as error:
-                raise ValueError(f"arms: {name!r}: {error}") from None
-            if arm.percent and not arm.count(self.batch_size):
-                least = -(-100 // self.batch_size)
-                reason = f"selects no sample of a batch of {self.batch_size}; from {least} percent on is allowed"
-                raise ValueError(f"arms: {name!r}: {reason}")
-        return self
-
-    def training(self) -> dict[str, Any]:
-        """The settings that a training run depends on, and no others."""
-        return self.model_dump(exclude={"arms", "seeds", "evaluate", "paper"})
-
-
 def read(path: Path) -> dict[str, Any]:
     """The mapping in params.yaml, unchecked."""
     try:
         content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ParamsError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not set(content) - set(RESERVED):
         raise ParamsError(f"{path}: a section for at least one protocol is needed")
+    for name in content:
+        if not isinstance(name, str) or not name.isprintable():
+            raise ParamsError(f"{path}: {name!r} is no name for a protocol; allowed: printable text")
     return content
 
 
@@ -161,14 +77,15 @@ def _line(protocol: str, error: ValidationError) -> str:
     """The first mistake as `key = value: what is allowed`."""
     first, *others = error.errors()
     key = protocol + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    message = WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    message = message.replace("Input should be", "it should be")
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "missing":
         return f"{key} is missing{more}"
     if first["type"] == "extra_forbidden":
         inside = Evaluation if "evaluate" in first["loc"] else Published if "paper" in first["loc"] else Protocol
         return f"{key} = {first['input']!r}: unknown key; allowed: {', '.join(inside.model_fields)}{more}"
-    if message.startswith("arms: "):
+    if first["loc"] == () and first["type"] == "value_error":  # a check of several keys names them itself
         return f"{protocol}.{message}{more}"
     return f"{key} = {first['input']!r}: {message}{more}"
 

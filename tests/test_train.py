@@ -116,18 +116,7 @@ def test_a_criterion_that_draws_does_not_shift_the_attacks_random_start(settings
 # ---- failure
 
 
-@pytest.mark.parametrize(
-    "arm",
-    [
-        *(arm for arm in ARMS if arm != "gradmatch-50"),
-        pytest.param(
-            "gradmatch-50",
-            marks=pytest.mark.xfail(
-                strict=True, raises=ValueError, reason="gradients.py: NaN logits are not `torch.equal` to themselves"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("arm", ARMS)
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(settings: Settings, digits: Data, arm: str) -> None:
     with pytest.raises(TrainingError, match=r"^the loss is (nan|inf) in epoch 1, batch 2; .*smaller lr than 1e\+30$"):
         train(settings | {"lr": 1e30}, arm=arm, seed=0, data=digits, device=CPU)

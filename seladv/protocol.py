@@ -1,0 +1,112 @@
+"""What a protocol's section of params.yaml may say."""
+
+import re
+from collections import Counter
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from seladv import arms
+from seladv.models import MODELS
+
+IMAGES = {"digits": (1437, 360), "mnist": (60000, 10000), "cifar10": (50000, 10000)}  # for training, for the test
+NETWORK_FOR = {"digits-cnn": "digits", "mnist-cnn": "mnist"}
+
+
+def _fraction(value: Any) -> Any:
+    """Read `8/255` as the field writes it, and `1e-3`, which YAML hands over as text."""
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(r"\d+/0*[1-9]\d*|\d+(\.\d*)?(e[+-]?\d{1,2})?", value):
+        return float(Fraction(value))
+    raise ValueError("a number or a fraction such as 8/255 is allowed")
+
+
+Positive = Annotated[float, BeforeValidator(_fraction), Field(gt=0, allow_inf_nan=False)]
+Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Evaluation(Section):
+    """How the finished network is judged."""
+
+    examples: Count  # of the test set, from its start
+    steps: Count
+    step_size: Radius
+
+
+class Published(Section):
+    """What the paper reports for an arm, percent."""
+
+    clean: float
+    robust: float
+
+
+class Protocol(Section):
+    """One study: a data set, a network, an attack, an optimiser, and the arms and seeds that run on them."""
+
+    data: Literal["digits", "mnist", "cifar10"]
+    holdout: Count
+    model: str
+    eps: Radius
+    step_size: Radius
+    steps: Count
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    precision: Literal["auto", "fp32", "bf16"]
+    evaluate: Evaluation
+    paper: dict[str, Published]
+    arms: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, name: str) -> str:
+        if name not in MODELS:
+            raise ValueError(f"one of {', '.join(MODELS)} is allowed")
+        return name
+
+    @field_validator("arms", "seeds")
+    @classmethod
+    def _once(cls, values: list[Any]) -> list[Any]:
+        repeated = [value for value, times in Counter(values).items() if times > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} is there more than once; each may be there once")
+        return values
+
+    @model_validator(mode="after")
+    def _arms_select(self) -> "Protocol":
+        for name in self.arms:
+            try:
+                arm = arms.parse(name)
+            except ValueError as error:
+                raise ValueError(f"arms = {name!r}: {error}") from None
+            if arm.percent and not arm.count(self.batch_size):
+                least = -(-100 // self.batch_size)
+                reason = f"selects no sample of a batch of {self.batch_size}; from {least} percent on is allowed"
+                raise ValueError(f"arms = {name!r}: {reason}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_data(self) -> "Protocol":
+        train, test = IMAGES[self.data]
+        if NETWORK_FOR.get(self.model) != self.data:
+            allowed = ", ".join(name for name, data in NETWORK_FOR.items() if data == self.data) or "none yet"
+            raise ValueError(f"model = {self.model!r}: does not fit the data {self.data}; allowed: {allowed}")
+        if self.holdout > train // 2:
+            raise ValueError(f"holdout = {self.holdout}: at most half of the {train} training images is allowed")
+        if self.evaluate.examples > test:
+            raise ValueError(f"evaluate.examples = {self.evaluate.examples}: there are {test} test images")
+        return self
+
+    def training(self) -> dict[str, Any]:
+        """The settings that a training run depends on, and no others."""
+        return self.model_dump(exclude={"arms", "seeds", "evaluate", "paper"})
