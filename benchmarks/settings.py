@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 MNIST = Case(
     "MNIST CNN, PGD-40", mnist_cnn, textbook.mnist_cnn, (1, 28, 28), eps=0.3, step_size=0.01,
-    steps=2 if QUICK else 40, repetitions=2 if QUICK else 11,
+    steps=2 if QUICK else 40, repetitions=2 if QUICK else 9,
     targets={"textbook": 4.0, "peer": 3.0},
 )  # fmt: skip
 RESNET = Case(
@@ -55,7 +55,7 @@ EPOCH_REPETITIONS = 2 if QUICK else 5
 ARMS = ("margin-13", "margin-25", "margin-50", "margin-75", "full")  # 13 % of 64, rounded down, are 12.5 %
 
 # Growth: seconds of a training step of margin-50 against one setting at a time, on so many batches.
-GROWTH_BATCHES = 2 if QUICK else 10
+GROWTH_BATCHES = 2 if QUICK else 6
 GROWTH_STEPS = (1, 2, 3) if QUICK else (5, 10, 20, 40)
 GROWTH_BATCH_SIZES = (4, 8, 16) if QUICK else (16, 32, 64, 128, 256)
 MEMORY_BATCH_SIZES = (8, 64) if QUICK else (64, 128, 256, 512, 1024)

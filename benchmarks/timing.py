@@ -31,7 +31,7 @@ def clock() -> float:
 def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles; of a single value, that value."""
     if len(values) == 1:
-        return Spread(*values * 3)
+        return Spread(values[0], values[0], values[0])
     q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(median, q1, q3)
 

@@ -13,7 +13,8 @@ import torch
 from matplotlib.image import imread
 from torch.nn.functional import conv2d
 
-from benchmarks import timing
+from benchmarks import peers, settings, targets, timing
+from benchmarks.contest import Contest
 from seladv.gradients import last_layer_cosine
 from seladv.resnet import MEAN, STD, resnet18_cifar
 
@@ -101,6 +102,19 @@ def test_the_figure_is_drawn(folder: Path) -> None:
     (png,), (svg,) = folder.glob("*.png"), folder.glob("*.svg")
     assert imread(png).std() > 0
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+
+
+def test_a_peer_that_is_not_installed_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "NAMES", ("torchattacks_of_another_name",))
+    found = peers.load()
+    assert capsys.readouterr().out.count("\n") == 1
+    case = settings.MNIST._replace(steps=1, repetitions=2)
+    contest = Contest(case, batch=2, device=torch.device("cpu"), found=found)
+    times, rows = contest.run()
+    assert [row["row"] for row in rows if row["seconds"] is None] == ["torchattacks_of_another_name"]
+    assert [figure["met"] for figure in targets.of_contest(contest, times) if "peer" in figure["figure"]] == [None]
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
