@@ -22,7 +22,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     cases = list(dict.fromkeys((row["network"], row["batch"]) for row in rows))
     figure = Figure(figsize=(16, 8), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False).flat
-    for axis, (network, batch) in zip(above.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+    for axis, (network, batch) in zip(above.subplots(1, len(cases), sharey=True, squeeze=False)[0], cases, strict=True):
         bars(axis, [row for row in rows if (row["network"], row["batch"]) == (network, batch)])
         axis.set_title(f"{network}, batch {batch}", fontsize=10)
     for axis, (name, growth) in zip(below.subplots(1, len(LABELS)), measured["growth"].items(), strict=True):
