@@ -16,12 +16,12 @@ from torch.nn.functional import conv2d
 from seladv.gradients import last_layer_cosine
 from seladv.resnet import MEAN, STD, resnet18_cifar
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the benchmark is no part of the installed package
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmark is no part of the installed package
 
 from benchmarks import peers, settings, targets, timing
 from benchmarks.contest import Contest
 
+ROOT = Path(__file__).parents[1]
 ROWS = {"textbook", "torchattacks", "foolbox", "seladv", "seladv fp32", "forward", "margin", "gradmatch"}
 FIGURES = ("textbook / seladv", "faster peer", "textbook / seladv in fp32", "seladv / limit", "margin / forward",
            "gradmatch / forward", "epoch of margin-50 / full", "loop of margin-50", "loop of full")  # fmt: skip
