@@ -4,7 +4,7 @@ SHELL := /bin/bash
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lab lock clean
+.PHONY: demo test bench bench-peers lab lock clean
 
 demo: $(READY)
 	dvc repro table-digits
@@ -17,6 +17,15 @@ test: $(READY)
 	ruff format --check .
 	mypy
 	pytest
+
+# Ten minutes on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
+# KINETO_LOG_LEVEL=6: the profiler keeps its chatter to itself.
+bench: $(READY)
+	KINETO_LOG_LEVEL=6 python -m benchmarks results/bench
+
+bench-peers: $(READY)
+	python -m pip install --quiet --require-hashes --no-deps --upgrade --target benchmarks/.peers \
+	  -r benchmarks/requirements-peers.txt
 
 lab: $(READY)
 	jupyter lab notebooks

@@ -1,0 +1,96 @@
+"""`python -m benchmarks <folder>`: measure everything side by side, and write <folder>/<device>.{json,md,png,svg}."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import draw, epochs, memory, peers, report, settings, targets
+from benchmarks.contest import Contest
+from benchmarks.hotspots import hotspots
+from seladv import checkpoint, plots, precision, provenance
+
+ROOT = Path(__file__).parents[1]
+NOT_MEASURED = {"device": "cuda", "seconds": None, "loss_reached": None}
+
+
+def measure(device: torch.device) -> dict[str, Any]:
+    """All of the benchmark's measurements, as JSON can hold them."""
+    started, load = time.monotonic(), os.getloadavg()[0]
+    found = peers.load()
+    rows: list[dict[str, Any]] = []
+    figures: list[targets.Figure] = []
+    profiled: dict[str, Callable[[], Any]] = {}
+
+    say("memory", started)
+    peaks = [(size, [memory.measure(size, device=device)]) for size in settings.MEMORY_BATCH_SIZES]
+    for case in settings.CASES:
+        for batch in settings.BATCHES:
+            say(f"{case.name}, batch {batch}", started)
+            contest = Contest(case, batch=batch, device=device, found=found)
+            times, more = contest.run()
+            rows += more
+            figures += targets.of_contest(contest, times)
+            profiled |= contest.named()
+
+    say("training epochs", started)
+    runs = {arm: epochs.new_run(arm, batches=settings.EPOCH_BATCHES, device=device) for arm in settings.ARMS}
+    spent = epochs.interleave(runs, repetitions=settings.EPOCH_REPETITIONS)
+    figures += targets.of_epochs(spent)
+    profiled |= {f"epoch: {arm}": partial(epochs.epoch, run) for arm, run in runs.items()}
+
+    say("growth", started)
+    per_step = {arm: [line["epoch_seconds"] / settings.EPOCH_BATCHES for line in spent[arm]] for arm in runs}
+    size = settings.TRAINING["batch_size"]
+    share = {arm: 100 * run.arm.count(size) / size for arm, run in runs.items()}
+    growth = {
+        "step_seconds_by_ratio": epochs.growth("attacked, %", ((share[arm], per_step[arm]) for arm in runs)),
+        "step_seconds_by_steps": epochs.step_growth("PGD steps", "steps", settings.GROWTH_STEPS, device=device),
+        "step_seconds_by_batch": epochs.step_growth(
+            "batch size", "batch_size", settings.GROWTH_BATCH_SIZES, device=device
+        ),
+        "peak_memory_mib_by_batch": epochs.growth("batch size", peaks),
+    }
+
+    say("profiles of what missed its target", started)
+    missed = dict.fromkeys(f["hot"] for f in figures if f["met"] is False)
+    return {
+        "provenance": provenance.describe(ROOT) | peers.versions(found),
+        "device": device.type,
+        "precision": precision.resolve("auto", device),
+        "quick": settings.QUICK,
+        "load_before": load,
+        "seconds": time.monotonic() - started,
+        "rows": rows if settings.GPU else rows + [{**row, **NOT_MEASURED} for row in rows],
+        "epochs": {arm: epochs.summary(lines) for arm, lines in spent.items()},
+        "targets": figures,
+        "growth": growth,
+        "profiles": {name: hotspots(profiled[name], device=device) for name in missed},
+    }
+
+
+def say(what: str, started: float) -> None:
+    """One plain line of progress."""
+    print(f"{time.monotonic() - started:5.0f} s  {what}", flush=True)
+
+
+def main(folder: Path) -> None:
+    """Measure, write the three files, and print the table of targets."""
+    device = provenance.device()
+    measured = measure(device)
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{device.type} {measured['provenance']['device']}".lower()).strip("-")
+    checkpoint.write_json(folder / f"{slug}.json", measured)
+    checkpoint.write_bytes(folder / f"{slug}.md", report.markdown(measured, figure=f"{slug}.svg").encode())
+    plots.save(draw.draw(measured), folder / slug)
+    print(report.targets_table(measured))
+    print(f"Report: {folder / slug}.md")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,64 @@
+"""The figures that the study sets itself, computed from the rounds, each beside its target."""
+
+from typing import Any
+
+from benchmarks import epochs, peers
+from benchmarks.contest import LIMITS, Contest
+from benchmarks.timing import Spread, Times, ratio, spread
+
+SELADV_FP32 = 1.3
+LIMIT = 1.08
+SCORING = {"margin": 1.05, "gradmatch": 1.15}
+PASSES = 0.05
+LOOP = 1.03
+
+Figure = dict[str, Any]
+
+
+def figure(name: str, value: Spread | None, *, low: float = 0.0, high: float = float("inf"), hot: str) -> Figure:
+    """One line of the table of targets; the median decides. `hot` names what to profile if it is missed."""
+    bounds = [f"≥ {low:g}"] * (low > 0) + [f"≤ {high:g}"] * (high < float("inf"))
+    met = None if value is None else low <= value.median <= high
+    return {
+        "figure": name, "target": " and ".join(bounds), "value": value and value._asdict(), "met": met, "hot": hot,
+    }  # fmt: skip
+
+
+def of_contest(contest: Contest, times: Times) -> list[Figure]:
+    """How the attack and the scoring of one network and batch stand to the others."""
+    where, targets = contest.where, contest.case.targets
+    limit, peer = (
+        min((name for name in names if name in times), key=lambda name: spread(times[name]).median, default=None)
+        for names in (LIMITS, peers.NAMES)
+    )
+    assert limit is not None
+    against_peer = ratio(times[peer], times["seladv"]) if peer else None
+
+    def hot(name: str) -> str:
+        return f"{where}: {name}"
+
+    return [
+        figure(f"{where}: textbook / seladv", ratio(times["textbook"], times["seladv"]), low=targets["textbook"],
+               hot=hot("seladv")),
+        figure(f"{where}: faster peer ({peer or 'none here'}) / seladv", against_peer, low=targets["peer"],
+               hot=hot("seladv")),
+        figure(f"{where}: textbook / seladv in fp32", ratio(times["textbook"], times["seladv fp32"]), low=SELADV_FP32,
+               hot=hot("seladv fp32")),
+        figure(f"{where}: seladv / {limit}", ratio(times["seladv"], times[limit]), high=LIMIT, hot=hot("seladv")),
+        *(figure(f"{where}: {name} / forward pass", ratio(times[name], times["forward"]), high=high, hot=hot(name))
+          for name, high in SCORING.items()),
+    ]  # fmt: skip
+
+
+def of_epochs(spent: dict[str, list[dict[str, Any]]]) -> list[Figure]:
+    """Whether time follows the counted passes, and what the loop costs besides its phases."""
+    half, full = spent["margin-50"], spent["full"]
+    seconds = {arm: [line["epoch_seconds"] for line in spent[arm]] for arm in ("margin-50", "full")}
+    measured, counted = ratio(seconds["margin-50"], seconds["full"]), epochs.passes(half[0]) / epochs.passes(full[0])
+    loops = {arm: [line["epoch_seconds"] / epochs.phases(line) for line in spent[arm]] for arm in seconds}
+    return [
+        figure("epoch of margin-50 / full, over the ratio of passes", Spread(*(v / counted for v in measured)),
+               low=1 - PASSES, high=1 + PASSES, hot="epoch: margin-50"),
+        *(figure(f"training loop of {arm} / its phases", spread(values), high=LOOP, hot=f"epoch: {arm}")
+          for arm, values in loops.items()),
+    ]  # fmt: skip
