@@ -185,15 +185,23 @@ def _any(module: nn.Module, a: Tensor, g: Tensor, weights: Tensor, own: set[str]
         gradients = vmap(grad(product), (None, 0, 0))(values, a[part], g[part])
         return torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
 
+    leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
+    with torch.enable_grad():
+        summed = (functional_call(bare, leaves, (a,)) * g * _column(weights, g)).sum()
+    whole = torch.autograd.grad(summed, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    mean = torch.cat([part.flatten() for part in whole])
     scratch = sum(value.numel() for value in values.values()) + (a.numel() + g.numel()) // len(a)
     count = max(1, 2 * (a.numel() + g.numel()) // scratch)
-    if count >= len(a):
-        return _rows(rows(slice(None)), weights)
-    parts = [slice(start, start + count) for start in range(0, len(a), count)]
-    mean = sum((weights[part] @ rows(part) for part in parts), start=torch.zeros_like(weights[:1]))
-    again = [(gradients @ mean, gradients.square().sum(dim=1)) for gradients in map(rows, parts)]
-    dots, squares = (torch.cat(pieces) for pieces in zip(*again, strict=True))
-    return Products(dots, squares, mean.square().sum())
+    dots, squares, check = [], [], torch.zeros_like(mean)
+    for part in (slice(start, start + count) for start in range(0, len(a), count)):
+        gradients = rows(part)
+        dots.append(gradients @ mean)
+        squares.append(gradients.square().sum(dim=1))
+        check += weights[part] @ gradients
+    # The sum of the parts is the whole, unless samples see each other, or `vmap` errs, which it has been seen to do.
+    if not torch.allclose(check, mean, rtol=1e-3, atol=1e-3 * float(mean.norm())):
+        raise ValueError(f"ghost: {type(module).__name__} has no per-sample gradients that add up to the batch's")
+    return Products(torch.cat(dots), torch.cat(squares), mean.square().sum())
 
 
 # By the function that runs the module: a subclass that computes something else is not covered by its parent's rule.
