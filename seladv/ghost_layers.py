@@ -188,6 +188,8 @@ def _any(module: nn.Module, a: Tensor, g: Tensor, weights: Tensor, own: set[str]
     leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
     with torch.enable_grad():
         summed = (functional_call(bare, leaves, (a,)) * g * _column(weights, g)).sum()
+    if not summed.requires_grad:  # what it owns, it does not use
+        return Products(torch.zeros_like(weights), torch.zeros_like(weights), weights.new_zeros(()))
     whole = torch.autograd.grad(summed, list(leaves.values()), allow_unused=True, materialize_grads=True)
     mean = torch.cat([part.flatten() for part in whole])
     scratch = sum(value.numel() for value in values.values()) + (a.numel() + g.numel()) // len(a)
