@@ -185,6 +185,23 @@ def test_resnet_scores_as_by_autograd() -> None:
     agree(small_resnet(), *batch_of(4, 3, 16, 16), atol=1e-3)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_wide_layers_over_few_positions_score_as_by_autograd(groups: int) -> None:
+    """Their norms come from Gram matrices, where narrow layers' come from the gradients themselves."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(16, 16, 3, groups=groups), nn.Softplus(), Tokens(), nn.Linear(16, 10), nn.Softplus()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(40, 10)).double()
+    agree(model, torch.rand(5, 16, 4, 4).double(), torch.arange(5))
+
+
+def test_another_hook_may_replace_an_output() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), Scale(4), nn.Linear(4, 4)).double()
+    for layer in model:
+        layer.register_forward_hook(lambda _, inputs, output: torch.sin(output))
+    agree(model, torch.rand(3, 4).double(), torch.tensor([0, 1, 2]))
+
+
 def test_bf16_scores_are_close_to_fp32() -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.PReLU(), nn.Flatten()]
@@ -251,6 +268,13 @@ def train_mode(model: Any, x: Tensor) -> Tensor:
     return model.norm.train()(x)
 
 
+class Changing(Scale):
+    """Multiplies in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(self.w)
+
+
 def hooked() -> nn.Module:
     model = nn.Sequential(Scale(4))
     model[0].register_forward_pre_hook(lambda *_: None)
@@ -266,6 +290,7 @@ REFUSED = {
     "never run": (Tied(lambda m, x: m.first(x) * m.listed[0]), r"listed \(ParameterList\) is used outside"),
     "batch elsewhere": (Tied(lambda m, x: m.first(x[None])[0]), r"first \(Linear\) does not map one tensor \[3, "),
     "in place": (Tied(in_place), r"the input of scale \(Scale\) is changed in place"),
+    "its own input": (nn.Sequential(nn.Linear(4, 4), Changing(4)), r"1 \(Changing\) changes its input in place"),
     "train mode": (Tied(train_mode), r"norm \(BatchNorm1d\) is in train mode"),
     "no statistics": (
         nn.Sequential(nn.BatchNorm1d(4, affine=False, track_running_stats=False)),
