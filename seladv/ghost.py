@@ -16,8 +16,8 @@ def cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Cosine of each sample's loss gradient with the batch's mean gradient, over all parameters that require one.
 
     Exact for any network whose samples do not see each other. Linear, 1-d and 2-d convolution, batch, layer and group
-    norm have a fast rule; other modules with parameters of their own are run again under `vmap`. Costs about five
-    forward passes: forward, backward to the activations, mean gradients, products, norms.
+    norm have a fast rule; other modules with parameters of their own are run again under `vmap`. Costs a forward pass,
+    a backward pass to the activations, and for every layer its mean gradient, the products with it and the norms.
 
     Args:
         model: maps images to logits [B, classes], two classes or more; scored in eval mode, left as it was.
@@ -45,7 +45,7 @@ def cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def dot(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Dot product [B] of each sample's loss gradient with the batch's mean gradient: `cosine` without the norms.
 
-    Costs about four forward passes. Arguments, dtype and errors are those of `cosine`.
+    Arguments, dtype and errors are those of `cosine`.
     """
     if len(x) == 0:
         return x.new_zeros(0)
