@@ -63,7 +63,8 @@ def _reading(protocol: Protocol) -> str:
     return (
         f"Robust accuracy: PGD-{attack.steps}, ε = {_size(protocol.eps)}, step {_size(attack.step_size)}, on "
         f"{attack.examples} test images, the network of the last epoch. Costs and time are ratios to `full`: attack "
-        f"cost counts PGD passes, total cost all passes of training, scoring included. {interval}"
+        f"cost counts PGD passes, total cost all passes of training, scoring included; time is the median epoch's wall "
+        f"clock, and rough where runs shared a machine. {interval}"
     )
 
 
@@ -87,4 +88,4 @@ def _grid(header: list[str], body: list[list[str]]) -> str:
 
 def _made_with(run: dict[str, Any]) -> str:
     made = run["training"]
-    return f"{made['device']}, {made['threads']} threads, {made['precision']}, torch {made['torch']}"
+    return f"{made['device']}, {made['threads']} thread{'s' * (made['threads'] > 1)}, {made['precision']}, torch {made['torch']}"
