@@ -88,4 +88,5 @@ def _grid(header: list[str], body: list[list[str]]) -> str:
 
 def _made_with(run: dict[str, Any]) -> str:
     made = run["training"]
-    return f"{made['device']}, {made['threads']} thread{'s' * (made['threads'] > 1)}, {made['precision']}, torch {made['torch']}"
+    threads = "1 thread" if made["threads"] == 1 else f"{made['threads']} threads"
+    return f"{made['device']}, {threads}, {made['precision']}, torch {made['torch']}"
