@@ -19,6 +19,7 @@ mpl.rcParams["svg.fonttype"] = "none"
 if get_ipython():  # show a Figure as a picture from the first cell on; pyplot, which would do it, is not used
     select_figure_formats(get_ipython(), {"png"})
 
+KINDS = ("clean", "robust")
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # arm → its runs' training records, one for each seed
 
 
@@ -67,26 +68,28 @@ def training_curves(runs: Runs) -> Figure:
         for number, record in enumerate(records)
         for line in record["history"]
     ]
-    frame = pd.DataFrame(lines)
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     names = {"loss": "training loss", "heldout_clean": "clean accuracy, %", "heldout_robust": "robust accuracy, %"}
     axes = figure.subplots(1, 3)
     for axis, (column, label) in zip(axes, names.items(), strict=True):
+        frame = pd.DataFrame(_attacked(lines) if column == "heldout_robust" else lines)
         sns.lineplot(
-            frame, x="epoch", y=column, hue="arm", style="arm", units="run", estimator=None, ax=axis,
-            legend=axis is axes[-1], markers=True, dashes=False, linewidth=1,
+            frame, x="epoch", y=column, hue="arm", style="arm", hue_order=list(runs), style_order=list(runs),
+            units="run", estimator=None, ax=axis, legend=axis is axes[0], markers=True, dashes=False, linewidth=1,
         )  # fmt: skip
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5), title=None)
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].get_legend().remove()
+    figure.legend(handles, labels, loc="outside right center")
     return figure
 
 
 def cost_split(runs: Runs) -> Figure:
-    """Seconds of an epoch by phase, mean over the seeds."""
+    """Seconds of the median epoch by phase, mean over the seeds."""
     rows = {}
     for arm, records in runs.items():
-        epochs = [line for record in records for line in record["history"]]
+        epochs = [sorted(r["history"], key=lambda e: e["epoch_seconds"])[len(r["history"]) // 2] for r in records]
         phases = {p: sum(e["seconds"][p] for e in epochs) / len(epochs) for p in ("scoring", "attack", "update")}
         rest = sum(e["epoch_seconds"] for e in epochs) / len(epochs) - sum(phases.values())
         rows[arm] = {**phases, "batches and bookkeeping": max(rest, 0.0)}
@@ -100,16 +103,16 @@ def cost_split(runs: Runs) -> Figure:
 
 def accuracy(metrics: Runs) -> Figure:
     """Clean and robust accuracy on the test set per arm: every seed a point, the mean a bar across them."""
-    rows = [{"arm": arm, "accuracy, %": m[kind], "": kind} for arm, ms in metrics.items() for m in ms for kind in KINDS]
-    figure = Figure(figsize=(1.5 + 1.3 * len(metrics), 4), layout="constrained")
-    axis = figure.subplots()
-    options: dict[str, Any] = {"x": "arm", "y": "accuracy, %", "hue": "", "ax": axis, "dodge": 0.4}
-    frame = pd.DataFrame(rows)
-    sns.pointplot(frame, **options, linestyle="none", marker="_", markersize=22, errorbar=None)
-    sns.stripplot(frame, **{**options, "dodge": True}, size=6, jitter=False, legend=False)
-    axis.tick_params(axis="x", rotation=20)
-    axis.set_xlabel("")
-    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None)
+    rows = [{"arm": arm, **{kind: run[kind] for kind in KINDS}} for arm, runs in metrics.items() for run in runs]
+    figure = Figure(figsize=(3 + 1.6 * len(metrics), 4), layout="constrained")
+    for axis, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
+        frame = pd.DataFrame(rows if kind == "clean" else _attacked(rows))
+        options: dict[str, Any] = {"data": frame, "x": "arm", "y": kind, "hue": "arm", "ax": axis, "legend": False}
+        options["hue_order"] = list(metrics)
+        sns.pointplot(**options, linestyle="none", marker="_", markersize=22, errorbar=None)
+        sns.stripplot(**options, size=6, jitter=False)
+        axis.set(xlabel="", ylabel=f"{kind} accuracy, %", title="all arms" if kind == "clean" else "the attacked arms")
+        axis.tick_params(axis="x", rotation=30)
     return figure
 
 
@@ -118,16 +121,23 @@ def robust_against_cost(metrics: Runs) -> Figure:
     full = metrics.get("full")
     unit = full[0]["training"]["cost"]["total_passes"] if full else 1
     rows = [
-        {"arm": arm, "cost": m["training"]["cost"]["total_passes"] / unit, "robust": m["robust"]}
-        for arm, ms in metrics.items()
-        for m in ms
+        {"arm": arm, "cost": run["training"]["cost"]["total_passes"] / unit, "robust": run["robust"]}
+        for arm, runs in metrics.items()
+        for run in runs
     ]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    sns.scatterplot(pd.DataFrame(rows), x="cost", y="robust", hue="arm", style="arm", s=80, ax=axis)
-    axis.set(xlabel="total cost, passes ÷ full" if full else "total cost, passes", ylabel="robust accuracy, %")
-    axis.set_xlim(0, 1.05 * max(row["cost"] for row in rows))
-    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None)
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    whole, closer = figure.subplots(1, 2)
+    for axis, shown in ((whole, rows), (closer, _attacked(rows))):
+        sns.scatterplot(
+            pd.DataFrame(shown), x="cost", y="robust", hue="arm", style="arm", hue_order=list(metrics),
+            style_order=list(metrics), s=80, ax=axis, legend=axis is whole,
+        )  # fmt: skip
+        axis.set(xlabel="total cost, passes ÷ full" if full else "total cost, passes", ylabel="robust accuracy, %")
+    whole.set_xlim(0, 1.05 * max(row["cost"] for row in rows))
+    closer.set_title("the attacked arms, closer")
+    handles, labels = whole.get_legend_handles_labels()
+    whole.get_legend().remove()
+    figure.legend(handles, labels, loc="outside right center")
     return figure
 
 
@@ -159,4 +169,6 @@ def selected_classes(runs: Runs) -> Figure:
     return figure
 
 
-KINDS = ("clean", "robust")
+def _attacked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without `clean`, whose robust accuracy would stretch the scale until the others look alike."""
+    return [row for row in rows if row["arm"] != "clean"] or rows
