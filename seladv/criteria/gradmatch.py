@@ -1,0 +1,11 @@
+"""The paper's second criterion: the gradient over all parameters, exactly."""
+
+import torch
+from torch import Tensor, nn
+
+from seladv import ghost
+
+
+def score(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Cosine of a sample's gradient with the batch's mean [B]. One forward and backward pass, and the products."""
+    return ghost.cosine(model, x, y)
