@@ -1,16 +1,16 @@
 """An arm's name says which samples are attacked, how, and in what it departs from the paper.
 
-    clean, full                    none, all
-    margin-50                      half of every batch, by a criterion of `selection.CRITERIA`
-    margin-50-stale                by the score that the sample's last visit left behind: no scoring pass
-    margin-50-whole                the authors' coded objective: see `objective.whole_batch`
-    margin-50-warmup, full-frozen  random choice in the first epochs; batch norm frozen after them
-    full-k20                       all, by 20 steps of PGD that reach as far
-    fgsm, nfgsm                    all, by one step: FGSM-RS (Wong et al. 2020), N-FGSM (de Jorge et al. 2022)
+clean, full                    none, all
+margin-50                      half of every batch, by a criterion of `selection.CRITERIA`
+margin-50-stale                by the score that the sample's last visit left behind: no scoring pass
+margin-50-whole                the authors' coded objective: see `objective.whole_batch`
+margin-50-warmup, full-frozen  random choice in the first epochs; batch norm frozen after them
+full-k20                       all, by 20 steps of PGD that reach as far
+fgsm, nfgsm                    all, by one step: FGSM-RS (Wong et al. 2020), N-FGSM (de Jorge et al. 2022)
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seladv.selection import CRITERIA
 
@@ -19,7 +19,10 @@ BUNDLES = {  # what the authors' code does, all at once
     "as-coded-margin": "margin-sampled-25-whole-warmup-frozen",
     "as-coded-gradmatch": "el2n-sampled-25-whole-warmup-frozen",
 }
-SINGLE_STEP = {"fgsm": {"step_size": 1.25, "start": 1.0, "eps": 1.0}, "nfgsm": {"step_size": 1.0, "start": 2.0, "eps": 3.0}}
+SINGLE_STEP = {
+    "fgsm": {"step_size": 1.25, "start": 1.0, "eps": 1.0},
+    "nfgsm": {"step_size": 1.0, "start": 2.0, "eps": 3.0},
+}
 ALLOWED = (
     "an arm is clean, full, full-k<steps>, fgsm, nfgsm, {bundles} or <criterion>-<percent>, with criterion one of "
     "{criteria} and percent a whole number from 1 to 100, then any of -{switches} in this order"
@@ -39,7 +42,7 @@ class Arm(NamedTuple):
         """How many of `batch` samples are attacked: k = r·B, rounded down (paper, section "method", step 2)."""
         return batch * self.percent // 100
 
-    def attack(self, settings: dict[str, float]) -> dict[str, float]:
+    def attack(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings of `attack.pgd` for a protocol's `eps`, `step_size` and `steps`.
 
         Fewer steps are longer ones, so that they reach as far: else a cheaper attack could not leave its start. A
@@ -60,11 +63,13 @@ def parse(name: str) -> Arm:
         ValueError: it is none; the line says what is allowed.
     """
     switches = "".join(f"(-{switch})?" for switch in SWITCHES)
-    if match := re.fullmatch(rf"(clean|full|fgsm|nfgsm)(?:-k([1-9]\d{{0,3}}))?(-frozen)?", name):
+    if match := re.fullmatch(r"(clean|full|fgsm|nfgsm)(?:-k([1-9]\d{0,3}))?(-frozen)?", name):
         kind, steps, frozen = match.groups()
         if steps is None or kind == "full":
             single = kind if kind in SINGLE_STEP else None
-            return Arm(None, 0 if kind == "clean" else 100, ("frozen",) * bool(frozen), single, steps and int(steps))
+            return Arm(
+                None, 0 if kind == "clean" else 100, ("frozen",) * bool(frozen), single, int(steps) if steps else None
+            )
     if match := re.fullmatch(rf"(.+?)-([1-9]\d?|100){switches}", BUNDLES.get(name, name)):
         criterion, percent, *present = match.groups()
         chosen = tuple(switch for switch, text in zip(SWITCHES, present, strict=True) if text)

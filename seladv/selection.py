@@ -5,8 +5,18 @@ A new rule is a file in `seladv/criteria` with one function, and its name in the
 
 from types import ModuleType
 
-from seladv.criteria import easy, el2n, el2n_sampled, graddot, gradmatch, gradmatch_last, gradmatch_logit
-from seladv.criteria import margin, margin_sampled, random
+from seladv.criteria import (
+    easy,
+    el2n,
+    el2n_sampled,
+    graddot,
+    gradmatch,
+    gradmatch_last,
+    gradmatch_logit,
+    margin,
+    margin_sampled,
+    random,
+)
 from seladv.selector import Selector, highest
 
 _MODULES = (

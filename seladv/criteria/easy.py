@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from seladv.criteria import margin
 
+PASSES = 1
+
 
 def of_logits(logits: Tensor, y: Tensor) -> Tensor:
     """Distance from the decision boundary [B]: the difference of the two largest logits."""

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+PASSES = 1
+
 
 def of_logits(logits: Tensor, y: Tensor) -> Tensor:
     """L2 norm of softmax − one-hot [B], float32 (EL2N; Paul et al. 2021, definition 2.2)."""

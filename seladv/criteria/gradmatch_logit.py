@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
+PASSES = 1
+
 
 def of_logits(logits: Tensor, y: Tensor) -> Tensor:
     """Cosine of each sample's softmax − one-hot, the loss's gradient at its logits, with the batch's mean [B]."""

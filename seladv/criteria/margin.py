@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+PASSES = 1
+
 
 def of_logits(logits: Tensor, y: Tensor) -> Tensor:
     """Minus the difference of the two largest logits [B], float32: high near the boundary."""

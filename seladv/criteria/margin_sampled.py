@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from seladv.gumbel import perturbed
 
+PASSES = 1
+
 
 def score(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
     """Whose k highest are a draw of k without replacement, with probability ∝ 1 / |z_y − max z_other| [B].
