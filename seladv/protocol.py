@@ -5,7 +5,7 @@ from collections import Counter
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from seladv import arms
 from seladv.models import MODELS
@@ -58,6 +58,13 @@ class Folder(Section):
     size: Annotated[int, Field(ge=8, le=512)]  # every image is brought to size × size pixels
 
 
+# One's own images are a mapping, the known data sets a name; the tags keep an error to the one that was meant.
+Data = Annotated[
+    Annotated[Literal["digits", "mnist", "cifar10"], Tag("(name)")] | Annotated[Folder, Tag("(folder)")],
+    Discriminator(lambda value: "(folder)" if isinstance(value, dict | Folder) else "(name)"),
+]
+
+
 class Published(Section):
     """What the paper reports for an arm, percent."""
 
@@ -68,7 +75,7 @@ class Published(Section):
 class Protocol(Section):
     """One study: a data set, a network, an attack, an optimiser, and the arms and seeds that run on them."""
 
-    data: Literal["digits", "mnist", "cifar10"] | Folder
+    data: Data
     holdout: Count
     model: str
     eps: Radius

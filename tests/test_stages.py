@@ -1,13 +1,12 @@
 """dvc.yaml: a stage depends on what it reads and on nothing else."""
 
-import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from seladv import params, train
+from seladv import lineage, params
 from seladv.params import Protocol
 
 Stages = dict[str, dict[str, Any]]
@@ -22,39 +21,15 @@ def stages(root: Path) -> Stages:
     return read
 
 
-def imports(path: Path) -> set[str]:
-    """The modules of seladv that `path` imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("seladv.") for alias in node.names if alias.name.startswith("seladv.")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "seladv":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seladv."):
-            found.add(str(node.module).removeprefix("seladv."))
-    return found
-
-
-def reach(module: str) -> set[str]:
-    """`module` and all that it imports, directly or not."""
-    seen: set[str] = set()
-    todo = [module]
-    while todo:
-        if (name := todo.pop()) not in seen:
-            seen.add(name)
-            todo += imports(Path(train.__file__).with_name(f"{name}.py"))
-    return seen
-
-
-def test_the_code_of_training_is_all_that_training_imports() -> None:
-    assert sorted(train.CODE) == sorted(reach("train"))
+def test_the_check_depends_on_the_whole_package(stages: Stages) -> None:
+    assert {"seladv", "params.yaml"} < {*stages["check"]["deps"]}
 
 
 @protocols
 def test_training_depends_on_its_code_its_notebook_and_its_data_alone(stages: Stages, protocol: str) -> None:
-    modules = {f"seladv/{module}.py" for module in (*train.CODE, "record")}
+    modules = {f"seladv/{path.relative_to(lineage.PACKAGE)}" for path in lineage.of_training()} | {"seladv/record.py"}
     assert {*stages[f"train-{protocol}"]["deps"]} == modules | {
-        "build/2-train.py", "data/${protocol}.safetensors"
+        "build/2-train.py", "build/arms/${item.arm}.txt", "data/${protocol}.safetensors"
     }  # fmt: skip
 
 
@@ -69,7 +44,8 @@ def test_training_and_data_depend_on_the_settings_that_they_read_alone(stages: S
 @protocols
 def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
     read = {param for name, stage in stages.items() if name.endswith(f"-{protocol}") for param in stage["params"]}
-    assert read == {f"${{protocol}}.{name}" for name in Protocol.model_fields}
+    of_no_result = {"max_hours"}
+    assert read == {f"${{protocol}}.{name}" for name in set(Protocol.model_fields) - of_no_result}
 
 
 @protocols
@@ -88,8 +64,10 @@ def test_every_stage_is_the_check_or_a_protocols(stages: Stages) -> None:
 
 def test_the_check_writes_what_the_other_stages_run(stages: Stages, root: Path) -> None:
     written = set(stages["check"]["outs"])
-    assert written == {f"build/{path.stem}.py" for path in (root / "notebooks").glob("[0-9]*.ipynb")}
+    notebooks = {f"build/{path.stem}.py" for path in (root / "notebooks").glob("[0-9]*.ipynb")}
+    assert written == {*notebooks, "build/arms"}
     read = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("build/")}
+    read = {"build/arms" if dep.startswith("build/arms/") else dep for dep in read}
     assert read == written
 
 
