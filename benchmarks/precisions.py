@@ -1,0 +1,61 @@
+"""Does bf16 change the results? `python -m benchmarks.precisions <protocol> <folder>` trains the same runs in both.
+
+Each arm and seed is judged by the protocol's own evaluation, which computes in fp32 for both. A difference is small where
+it is no larger than the spread between seeds.
+"""
+
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from seladv import checkpoint, data, params, paths, provenance
+from seladv.evaluate import evaluate
+from seladv.train import train
+
+ARMS, SEEDS, PRECISIONS = ("full", "margin-50"), (0, 1, 2), ("bf16", "fp32")
+FEWER = {"mnist": {"epochs": 1}}  # three seeds of five epochs in fp32 would take hours
+KINDS = ("clean", "robust")
+
+Runs = dict[str, dict[str, list[dict[str, float]]]]  # arm → precision → a run for each seed
+
+
+def runs(protocol: str, *, root: Path) -> Runs:
+    """Clean and robust accuracy, percent, of every arm, precision and seed."""
+    study = params.load(root / "params.yaml", protocol)
+    device = provenance.device()
+    parts = data.load(root / "data" / f"{protocol}.safetensors", device=device)
+
+    def judged(arm: str, precision: str, seed: int) -> dict[str, float]:
+        settings = study.training() | FEWER.get(protocol, {}) | {"precision": precision}
+        run = train(settings, arm=arm, seed=seed, data=parts, device=device)
+        result = evaluate(run.model, parts["test"], study, seed=seed)
+        return {kind: result[kind] for kind in KINDS}
+
+    return {arm: {p: [judged(arm, p, seed) for seed in SEEDS] for p in PRECISIONS} for arm in ARMS}
+
+
+def compare(found: Runs) -> list[dict[str, Any]]:
+    """A row for each arm and kind of accuracy: how far the precisions are apart, in the mean and at most for one seed.
+
+    `within` says whether that most is no larger than `spread`, the range over the seeds of the precision that varies more.
+    """
+    rows = []
+    for arm, runs in found.items():
+        for kind in KINDS:
+            values = {precision: [run[kind] for run in runs[precision]] for precision in PRECISIONS}
+            pairs = [a - b for a, b in zip(*values.values(), strict=True)]
+            spread = max(max(seeds) - min(seeds) for seeds in values.values())
+            row = {"arm": arm, "kind": kind, **values, "mean": mean(pairs), "most": max(map(abs, pairs))}
+            rows.append(row | {"spread": spread, "within": row["most"] <= spread})
+    return rows
+
+
+if __name__ == "__main__":
+    protocol, folder = sys.argv[1:]
+    root = paths.root()
+    rows = compare(runs(protocol, root=root))
+    content = {"protocol": protocol, **FEWER.get(protocol, {}), "rows": rows, "provenance": provenance.describe(root)}
+    checkpoint.write_json(root / folder / f"precisions-{protocol}.json", content)
+    for row in rows:
+        print(row)
