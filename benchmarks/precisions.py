@@ -1,7 +1,7 @@
 """Does bf16 change the results? `python -m benchmarks.precisions <protocol> <folder>` trains the same runs in both.
 
-Each arm and seed is judged by the protocol's own evaluation, which computes in fp32 for both. A difference is small where
-it is no larger than the spread between seeds.
+Each arm and seed is judged by the protocol's own evaluation, which computes in fp32 for both. A difference is small
+where it is no larger than the spread between seeds.
 """
 
 import sys
@@ -38,7 +38,7 @@ def runs(protocol: str, *, root: Path) -> Runs:
 def compare(found: Runs) -> list[dict[str, Any]]:
     """A row for each arm and kind of accuracy: how far the precisions are apart, in the mean and at most for one seed.
 
-    `within` says whether that most is no larger than `spread`, the range over the seeds of the precision that varies more.
+    `within` says whether that most is no larger than `spread`, the range over the seeds of the more varied precision.
     """
     rows = []
     for arm, runs in found.items():
