@@ -1,5 +1,6 @@
 """The results table as files: one for programs, one for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,9 +40,9 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
             [
                 f"# Results: {name}",
                 _reading(protocol),
-                _grid(header, body),
+                grid(header, body),
                 "## Every seed",
-                _grid(["arm", "seed", "clean, %", "robust, %"], seeds),
+                grid(["arm", "seed", "clean, %", "robust, %"], seeds),
                 "## Made with",
                 "\n".join(
                     f"- {line}" for line in sorted({_made_with(run) for runs in metrics.values() for run in runs})
@@ -81,8 +82,9 @@ def _size(value: float) -> str:
     return f"{round(pixels)}/255" if abs(pixels - round(pixels)) < 1e-6 and len(f"{value:g}") > 5 else f"{value:g}"
 
 
-def _grid(header: list[str], body: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def grid(header: Sequence[str], body: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are text, the others numbers."""
+    rule = ["---" if column < left else "---:" for column in range(len(header))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *body))
 
 
