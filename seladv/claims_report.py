@@ -1,4 +1,4 @@
-"""Verdicts and discrepancies as files: one for programs, the rest for people. Rows come as `verdicts.judge` made them."""
+"""Verdicts and discrepancies as files, for programs and for people; the rows are those of `judge` and `effects`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,18 +12,20 @@ from seladv.report import grid, to_csv
 Row = Mapping[str, Any]
 COLUMNS = ["claim", "protocol", "arm", "paper", "ours", "low", "high", "margin", "verdict"]
 READING = """\
-A claim is *supported* where the whole interval lies within the margin, *not supported* where all of it lies outside, and
-*undecided* otherwise. The margins were set before any result. Accuracies differ in points, everything else is a ratio.
+A claim is *supported* where the whole interval lies within the margin, *not supported* where all of it lies outside,
+and *undecided* otherwise. The margins were set before any result. Accuracies differ in points; the rest are ratios.
 
-- The interval is Student's t at 95 %, over the seeds (paired: both arms of a difference share a seed) or, where epochs were
-  timed one after the other on a machine that did nothing else, over the rounds. One value has no interval, and decides
-  nothing; two have one that says next to nothing. Counted passes are exact: their ends are the least and the greatest.
-- p is two-sided, of the margin's nearest bound. Holm's p corrects it for the number of arms of the same claim where any one
-  of them would be read as a success (C7 and C7-worst); a verdict that it does not confirm is undecided. The other claims
-  are each one question about a named arm and are not corrected.
-- "over examples" is another uncertainty: a bootstrap over the test images, paired, the networks held fixed.
+- The interval is Student's t at 95 %, over the seeds (paired: both arms of a difference share a seed) or, where epochs
+  were timed one after the other on a machine that did nothing else, over the rounds. One value has no interval and
+  decides nothing; two have one that says next to nothing; nor is there one where all values agree exactly. Counted
+  passes are exact: their ends are the least and the greatest.
+- p is two-sided, of the margin's nearest bound. Holm's p corrects it for the number of arms of one claim where any one
+  of them would be read as a success (C7, and C7-worst); a verdict that it does not confirm is undecided. The other
+  claims are each one question about a named arm and are not corrected.
+- "over examples" is another uncertainty: a paired bootstrap over the test images, with the networks held fixed.
 - The scoring's share (C6) is a ratio within one run, median epoch: what shares the machine slows both parts.
-- A verdict holds for its budget, and says nothing about longer training."""
+- A verdict holds for its budget (passes of a run, scoring and update included, against its reference's), and says
+  nothing about longer training."""
 
 
 def claims_csv(rows: Sequence[Row]) -> str:
@@ -46,8 +48,14 @@ def verdict_grid(rows: Sequence[Row]) -> str:
     """What was claimed, what was found, and the verdict."""
     header = ["claim", "arm", "against", "paper", "ours", "interval", "margin", "verdict", "decided by"]
     body = [
-        [row["claim"], row["arm"], row["against"] or "–", row["paper"] or "–", _number(row["ours"], row["unit"])]
-        + [_ends(row["low"], row["high"], row["unit"]), row["margin"], f"**{row['verdict']}**", row["decided_by"]]
+        [
+            *(row[name] or "–" for name in ("claim", "arm", "against", "paper")),
+            _number(row["ours"], row["unit"]),
+            _ends(row["low"], row["high"], unit=row["unit"]),
+            row["margin"],
+            f"**{row['verdict']}**",
+            row["decided_by"],
+        ]
         for row in rows
     ]
     return grid(header, body, left=len(header))
@@ -56,8 +64,13 @@ def verdict_grid(rows: Sequence[Row]) -> str:
 def _evidence(rows: Sequence[Row]) -> str:
     header = ["claim", "arm", "against", "p", "Holm's p", "over examples", "budget", "values"]
     body = [
-        [row["claim"], row["arm"], row["against"], _p(row["p"]), _p(row["p_holm"])]
-        + [_ends(*(row["examples"] or (None, None)), row["unit"]), _budget(row["budget"]), _values(row)]
+        [
+            *(row[name] for name in ("claim", "arm", "against")),
+            *(_p(row[name]) for name in ("p", "p_holm")),
+            _ends(*(row["examples"] or (None, None)), unit=row["unit"]),
+            _budget(row["budget"]),
+            _values(row),
+        ]
         for row in rows
     ]
     return grid(header, body, left=len(header))
@@ -87,7 +100,7 @@ def _effect(row: Row) -> list[str]:
         return [row["note"], "–", "–", "–"]
     mean, low, high = row["effect"]
     seeds = ", ".join(_number(value, "points") for value in row["values"])
-    return [_number(mean, "points"), _ends(low, high, "points"), _p(row["p"]), seeds]
+    return [_number(mean, "points"), _ends(low, high, unit="points"), _p(row["p"]), seeds]
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -96,7 +109,7 @@ def _number(value: float | None, unit: str) -> str:
     return f"{value:+.2f}" if unit == "points" else f"{value:.3f}"
 
 
-def _ends(low: float | None, high: float | None, unit: str) -> str:
+def _ends(low: float | None, high: float | None, *, unit: str) -> str:
     return "–" if low is None or high is None else f"{_number(low, unit)} to {_number(high, unit)}"
 
 

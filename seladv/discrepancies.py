@@ -86,7 +86,7 @@ def effects(name: str, metrics: Metrics) -> list[Row]:
     rows = []
     for item in DISCREPANCIES:
         found = [_row(item, arm, other, metrics) for arm, other in _pairs(item, metrics)]
-        empty = {"point": item.point, "arm": item.example if item.arms else None, "against": None, "values": []}
+        empty: Row = {"point": item.point, "arm": item.example if item.arms else None, "against": None, "values": []}
         missing = NOT_RUN if item.arms else item.example
         rows += [{"protocol": name, **row} for row in found or [empty | {"effect": None, "note": missing}]]
     return rows

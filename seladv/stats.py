@@ -1,4 +1,4 @@
-"""How far a mean over seeds can be trusted: intervals, tests, the price of many tests, and the bootstrap over examples."""
+"""How far a mean can be trusted: intervals and tests over seeds, the price of many tests, bootstrap over examples."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
