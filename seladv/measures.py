@@ -8,44 +8,38 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from seladv import outcomes
-from seladv.accuracy import percent
+from seladv.outcomes import unpack
 
 Run = Mapping[str, Any]
-ATTACKS = {"clean": ("clean",), "robust": ("clean", "pgd")}  # what an example must survive; `worst`: all there is
+ATTACKS = {"clean": "clean", "robust": "pgd"}  # a metrics file's name for the measure's attack
 
 
-def hits(run: Run, kind: str) -> Tensor | None:
-    """Whether each test example is right [N], bool; `kind` is clean, robust (under PGD) or worst (under every attack).
-
-    None where the run's file lacks the outcomes; the first N examples where an attack saw fewer than another.
-    """
-    attacks = run.get("attacks") or {}
-    names = ATTACKS.get(kind, tuple(attacks))
-    known = [attacks[name] for name in names if "outcomes" in attacks.get(name, {})]
-    if not names or len(known) < len(names) or (kind == "worst" and "autoattack" not in attacks):
-        return None
-    count = min(attack["examples"] for attack in known)
-    parts = [outcomes.unpack(attack["outcomes"], attack["examples"])[:count] for attack in known]
-    return torch.stack(parts).all(dim=0)
+def _entry(run: Run, kind: str) -> Mapping[str, Any] | None:
+    """Of a run's metrics, what `kind` was measured by: its attack's entry, or the worst case over all attacks."""
+    return run.get("worst_case") if kind == "worst" else run.get("attacks", {}).get(ATTACKS[kind])
 
 
 def accuracy(run: Run, kind: str) -> float | None:
-    """Accuracy, percent: clean, robust or worst; None where it was not measured."""
+    """Percent: clean, robust (under the protocol's PGD) or worst (under every attack); None where not measured."""
     if kind in run:
         return float(run[kind])
-    found = hits(run, kind)
-    return None if found is None else percent(found)
+    entry = _entry(run, kind)
+    return None if entry is None else float(entry["robust"])
 
 
 def example_differences(runs: Sequence[Run], others: Sequence[Run], kind: str) -> list[float] | None:
-    """For each test example, points by which `runs` are ahead of `others`, mean over the seeds [N]; None as `hits`."""
-    pairs = [(hits(run, kind), hits(other, kind)) for run, other in zip(runs, others, strict=True)]
-    if any(ours is None or theirs is None or len(ours) != len(theirs) for ours, theirs in pairs):
+    """For each test example, points by which `runs` are ahead of `others`, mean over the seeds [N].
+
+    None where a file lacks the outcomes, or where two do not hold the same number of examples.
+    """
+    pairs = [(_entry(run, kind), _entry(other, kind)) for run, other in zip(runs, others, strict=True)]
+    entries = [entry for pair in pairs for entry in pair if entry and "outcomes" in entry]
+    counts = {entry["examples"] for entry in entries}
+    if len(entries) < 2 * len(pairs) or len(counts) != 1:
         return None
-    return torch.stack([100 * (ours.double() - theirs.double()) for ours, theirs in pairs]).mean(dim=0).tolist()  # type: ignore[union-attr]
+    hits = torch.stack([unpack(entry["outcomes"], entry["examples"]) for entry in entries]).double()
+    return (100 * (hits[::2] - hits[1::2])).mean(dim=0).tolist()
 
 
 class Measure(NamedTuple):
@@ -61,9 +55,16 @@ class Measure(NamedTuple):
 def _points(kind: str) -> Measure:
     def difference(run: Run, other: Run) -> float | None:
         ours, theirs = accuracy(run, kind), accuracy(other, kind)
-        return None if ours is None or theirs is None else ours - theirs
+        if ours is None or theirs is None or (kind == "worst" and not _same_attacks(run, other)):
+            return None
+        return ours - theirs
 
     return Measure("points", "seeds", difference)
+
+
+def _same_attacks(run: Run, other: Run) -> bool:
+    """Some attacks run for some seeds only, on fewer images: a worst case is compared with its like."""
+    return all(run["worst_case"][name] == other["worst_case"][name] for name in ("attacks", "examples"))
 
 
 def _ratio(passes: str) -> Measure:

@@ -1,12 +1,26 @@
 """The results table as files: one for programs, one for people."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from seladv.params import Protocol
 from seladv.results import COSTS, Metrics
+from seladv.stats import mean_and_half_width
+
+STRONGER: dict[str, Callable[[Any], Any]] = {  # of a run's metrics; not every run has them
+    "AutoAttack, %": lambda run: run.get("attacks", {}).get("autoattack"),
+    "worst case, %": lambda run: run.get("worst_case"),
+}
+STRONGER_READING = (
+    " AutoAttack and the worst case (an image counts that is right under every attack) are taken on fewer images, and "
+    "AutoAttack for some seeds only: they are means over the seeds that have them."
+)
+MARKS: dict[str, Callable[[Any], Any]] = {
+    "masked gradients?": lambda run: run.get("masked_gradients"),  # the evaluation's checklist failed
+    "catastrophic overfitting": lambda run: run["training"].get("catastrophic_overfitting"),
+}
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -17,14 +31,16 @@ def to_csv(frame: pd.DataFrame) -> str:
 def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, name: str) -> str:
     """The table for people, with every seed's accuracies and what produced them below it."""
     header = ["arm", "clean, %", "robust, %", "robust − full", "attack cost", "total cost", "epoch time"]
-    header += ["paper clean", "paper robust"]
+    stronger = {column: find for column, find in STRONGER.items() if any(map(find, _all(metrics)))}
+    header += [*stronger, "paper clean", "paper robust"]
     body = [
         [
-            str(row["arm"]),
+            _marked(str(row["arm"]), metrics[str(row["arm"])]),
             _number(row["clean"], row["clean_ci"]),
             _number(row["robust"], row["robust_ci"]),
             _number(row["robust_minus_full"], row["robust_minus_full_ci"], sign=True),
             *(_number(row[column], digits=2) for column in COSTS),
+            *(_over_seeds([find(run) for run in metrics[str(row["arm"])]]) for find in stronger.values()),
             _number(row["paper_clean"]),
             _number(row["paper_robust"]),
         ]
@@ -39,18 +55,31 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
         "\n\n".join(
             [
                 f"# Results: {name}",
-                _reading(protocol),
+                _reading(protocol) + (STRONGER_READING if stronger else ""),
                 grid(header, body),
                 "## Every seed",
                 grid(["arm", "seed", "clean, %", "robust, %"], seeds),
                 "## Made with",
-                "\n".join(
-                    f"- {line}" for line in sorted({_made_with(run) for runs in metrics.values() for run in runs})
-                ),
+                "\n".join(f"- {line}" for line in sorted(set(map(_made_with, _all(metrics))))),
             ]
         )
         + "\n"
     )
+
+
+def _all(metrics: Metrics) -> list[dict[str, Any]]:
+    return [run for runs in metrics.values() for run in runs]
+
+
+def _marked(arm: str, runs: Sequence[dict[str, Any]]) -> str:
+    """The arm's name, with what makes its numbers doubtful and the seeds that it happened to."""
+    seeds = {mark: [str(run["seed"]) for run in runs if found(run)] for mark, found in MARKS.items()}
+    return "".join([arm, *(f" ({mark} seed {', '.join(which)})" for mark, which in seeds.items() if which)])
+
+
+def _over_seeds(entries: Sequence[dict[str, Any] | None]) -> str:
+    values = [entry["robust"] for entry in entries if entry]
+    return _number(*mean_and_half_width(values)) if values else "–"
 
 
 def _reading(protocol: Protocol) -> str:
