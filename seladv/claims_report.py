@@ -1,11 +1,12 @@
 """Verdicts and discrepancies as files, for programs and for people; the rows are those of `judge` and `effects`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from seladv.claims import CLAIMS, NOT_RUN
+from seladv.claims import CLAIMS, NOT_RUN, VERDICTS
 from seladv.discrepancies import DISCREPANCIES
 from seladv.report import grid, to_csv
 
@@ -34,14 +35,25 @@ def claims_csv(rows: Sequence[Row]) -> str:
     return to_csv(frame.astype({name: float for name in ("ours", "low", "high")}))
 
 
-def claims_markdown(rows: Sequence[Row], *, level: int = 1) -> str:
+def claims_markdown(rows: Sequence[Row]) -> str:
     """The verdicts for people: how to read them, then each protocol's, with every seed's value behind them."""
-    says = [[claim.id, claim.says, str(claim.region)] for claim in CLAIMS]
-    parts = [f"{'#' * level} Claims", READING, grid(["claim", "says", "margin"], says, left=3)]
+    parts = ["# Claims", READING, scope()]
     for name in dict.fromkeys(row["protocol"] for row in rows):
-        parts += [f"{'#' * (level + 1)} {name}", verdict_grid([row for row in rows if row["protocol"] == name])]
-        parts += [_evidence([row for row in rows if row["protocol"] == name and row["verdict"] != NOT_RUN])]
+        found = [row for row in rows if row["protocol"] == name]
+        parts += [f"## {name}", tally(found), verdict_grid(found)]
+        parts += ["What the verdicts rest on:", _evidence([row for row in found if row["verdict"] != NOT_RUN])]
     return "\n\n".join(parts) + "\n"
+
+
+def scope() -> str:
+    """What is claimed, and the margin that it must keep."""
+    return grid(["claim", "says", "margin"], [[item.id, item.says, str(item.region)] for item in CLAIMS], left=3)
+
+
+def tally(rows: Sequence[Row]) -> str:
+    """How many verdicts of each kind; a claim has one for each arm."""
+    counts = Counter(row["verdict"] for row in rows)
+    return "Verdicts: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS) + "."
 
 
 def verdict_grid(rows: Sequence[Row]) -> str:

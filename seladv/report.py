@@ -67,6 +67,19 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
     )
 
 
+def settings(protocol: Protocol) -> str:
+    """What params.yaml says of the protocol, as a table."""
+    said = protocol.model_dump(exclude={"evaluate", "paper"})
+    said |= {f"evaluate.{name}": value for name, value in protocol.evaluate.model_dump().items()}
+    return grid(["setting", "value"], [[name, _setting(value)] for name, value in said.items()], left=2)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return _size(value) if isinstance(value, float) else str(value)
+
+
 def _all(metrics: Metrics) -> list[dict[str, Any]]:
     return [run for runs in metrics.values() for run in runs]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from seladv import params, train
+from seladv import notebooks, params, train
 from seladv.params import Protocol
 
 Stages = dict[str, dict[str, Any]]
@@ -66,6 +66,25 @@ def test_training_and_data_depend_on_the_settings_that_they_read_alone(stages: S
     assert {*stages[f"train-{protocol}"]["params"]} == {f"${{protocol}}.{name}" for name in settings - through_data}
 
 
+def notebook_reach(notebook: Path) -> set[str]:
+    """The modules that a notebook's computing cells import, directly or not."""
+    called = {node for node in ast.walk(ast.parse(notebooks.code(notebook))) if isinstance(node, ast.ImportFrom)}
+    return set().union(*(reach(name.name) for node in called if node.module == "seladv" for name in node.names))
+
+
+@protocols
+def test_the_table_and_the_claims_depend_on_the_modules_that_they_run(
+    stages: Stages, protocol: str, root: Path
+) -> None:
+    elsewhere = reach("params") | {*train.CODE, "checkpoint", "paths"}  # a change there reaches them as changed runs
+    for stage, notebook in ((f"table-{protocol}", "4-results"), ("claims", "5-claims")):
+        modules = {dep.removeprefix("seladv/").removesuffix(".py") for dep in stages[stage]["deps"] if "seladv/" in dep}
+        needed = notebook_reach(root / "notebooks" / f"{notebook}.ipynb") - elsewhere
+        assert modules <= needed
+        through_the_table = {"stats", "results"} if stage == "claims" else set()
+        assert needed - modules <= through_the_table
+
+
 @protocols
 def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
     read = {param for name, stage in stages.items() if name.endswith(f"-{protocol}") for param in stage["params"]}
@@ -81,9 +100,9 @@ def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stage
         assert stage.get("matrix") == (matrix if kind in ("train", "evaluate") else None)
 
 
-def test_every_stage_is_the_check_or_a_protocols(stages: Stages) -> None:
+def test_every_stage_is_the_check_or_the_claims_or_a_protocols(stages: Stages) -> None:
     kinds = ("data", "train", "evaluate", "table")
-    assert set(stages) == {"check", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
+    assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
 
 
 def test_the_check_writes_what_the_other_stages_run(stages: Stages, root: Path) -> None:
