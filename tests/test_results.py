@@ -104,6 +104,60 @@ def test_the_page_lists_every_seed_and_what_made_it(folder: Path) -> None:
     assert "- a CPU, 2 threads, fp32, torch 2" in page
 
 
+def page_of(runs: results.Metrics) -> str:
+    asked = protocol()
+    return report.to_markdown(results.table(runs, asked), runs, asked, name="digits")
+
+
+def test_stronger_attacks_have_columns_where_they_ran(folder: Path) -> None:
+    runs = results.load(folder, protocol())
+    assert "AutoAttack" not in page_of(runs)
+    assert "worst case" not in page_of(runs)
+    for seed, robust in enumerate((41.0, 43.0)):
+        runs["full"][seed]["worst_case"] = {"robust": robust}
+    runs["full"][0]["attacks"] = {"autoattack": {"robust": 44.0}, "pgd": {"robust": 80.0}}
+    page = page_of(runs)
+    assert "| epoch time | AutoAttack, % | worst case, % | paper clean |" in page
+    half = mean_and_half_width([41.0, 43.0])[1]
+    assert f"| 1.00 | 44.0 | 42.0 ± {half:.1f} | 96.2 | 84.5 |" in page
+    (other,) = (line for line in page.splitlines() if line.startswith("| margin-50 | 97.0 ±"))
+    assert other.endswith("| 0.75 | – | – | – | – |")
+    assert "for some seeds only" in page
+
+
+def test_the_table_marks_what_is_doubtful_and_the_csv_keeps_its_columns(folder: Path) -> None:
+    runs = results.load(folder, protocol())
+    assert "masked" not in page_of(runs)
+    for records in runs.values():
+        records[0]["masked_gradients"] = False
+    runs["margin-50"][1]["masked_gradients"] = True
+    runs["full"][0]["training"]["catastrophic_overfitting"] = True
+    page = page_of(runs)
+    assert "| margin-50 (masked gradients? seed 5) | 97.0" in page
+    assert "| full (catastrophic overfitting seed 3) | 97.0" in page
+    assert "| clean | 97.0" in page
+    assert report.to_csv(results.table(runs, protocol())) == report.to_csv(table(folder, protocol()).reset_index())
+
+
+def test_the_settings_are_those_of_params_yaml() -> None:
+    shown = report.settings(protocol(eps="8/255"))
+    for line in ("| eps | 8/255 |", "| arms | clean, full, margin-50 |", "| seeds | 3, 5 |", "| evaluate.steps | 10 |"):
+        assert line in shown
+
+
+def test_a_timing_is_read_whole_or_refused_and_need_not_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "digits.json"
+    assert results.timing(path) is None
+    content = {"machine": {"device": "a CPU"}, "epoch_seconds": {"full": [1.0]}}
+    path.write_text(json.dumps(content))
+    assert results.timing(path) == content
+    for broken, found in (('{"machine": ', "not whole"), ('{"full": [1.0]}', "no timing"), ("[]", "no timing")):
+        path.write_text(broken)
+        with pytest.raises(results.ResultsError, match=found) as refused:
+            results.timing(path)
+        assert str(path) in str(refused.value)
+
+
 def test_radii_are_written_as_the_field_writes_them(folder: Path) -> None:
     asked = protocol(eps="8/255")
     page = report.to_markdown(table(folder, asked).reset_index(), results.load(folder, asked), asked, name="digits")
