@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from seladv.claims import CLAIMS, NOT_RUN, VERDICTS
+from seladv.claims import CLAIMS, NOT_RUN, PAPER_ARMS, VERDICTS
 from seladv.discrepancies import DISCREPANCIES
 from seladv.report import grid, to_csv
 
@@ -23,6 +23,7 @@ and *undecided* otherwise. The margins were set before any result. Accuracies di
 - p is two-sided, of the margin's nearest bound. Holm's p corrects it for the number of arms of one claim where any one
   of them would be read as a success (C7, and C7-worst); a verdict that it does not confirm is undecided. The other
   claims are each one question about a named arm and are not corrected.
+- `random` is the control, and no method of the paper: what it achieves too is not the choice's doing.
 - "over examples" is another uncertainty: a paired bootstrap over the test images, with the networks held fixed.
 - The scoring's share (C6) is a ratio within one run, median epoch: what shares the machine slows both parts.
 - A verdict holds for its budget (passes of a run, scoring and update included, against its reference's), and says
@@ -51,9 +52,11 @@ def scope() -> str:
 
 
 def tally(rows: Sequence[Row]) -> str:
-    """How many verdicts of each kind; a claim has one for each arm."""
-    counts = Counter(row["verdict"] for row in rows)
-    return "Verdicts: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS) + "."
+    """How many verdicts of each kind; a claim has one for each of the paper's own arms."""
+    counts = Counter(row["verdict"] for row in rows if row["arm"] in PAPER_ARMS)
+    return (
+        "Verdicts on the paper's own arms: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS) + "."
+    )
 
 
 def verdict_grid(rows: Sequence[Row]) -> str:

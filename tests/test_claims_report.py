@@ -33,16 +33,20 @@ def test_the_page_says_what_was_claimed_found_and_decided() -> None:
     for claim in CLAIMS:
         assert f"| {claim.id} | {claim.says} | {claim.region} |" in page
     assert page.index("## digits") < page.index("## mnist")
-    assert "Verdicts: 0 supported, 0 not supported, 1 undecided, 1 not run." in page
+    assert "Verdicts on the paper's own arms: 0 supported, 0 not supported, 1 undecided, 1 not run." in page
     assert "| C1 | margin-50 | full | +0.6 | +1.50 | -4.85 to +7.85 | > -1 | **undecided** | lower end -4.85 |" in page
     evidence = "< 0.001 | – | +0.50 to +2.50 | 20 epochs, 0.374 M passes against 0.615 M | 3: +1.00, 5: +2.00 |"
     assert f"| C1 | margin-50 | full | {evidence}" in page
     assert page.count("| E1 | margin-50 |") == 1  # what was not run rests on nothing
 
 
-def test_the_tally_counts_every_row_once() -> None:
+def test_the_tally_leaves_the_control_out() -> None:
     rows = [ROW | {"verdict": verdict} for index, verdict in enumerate(VERDICTS) for _ in range(index)]
-    assert claims_report.tally(rows) == "Verdicts: 0 supported, 1 not supported, 2 undecided, 3 not run."
+    rows += [ROW | {"arm": "random-50"}]
+    assert (
+        claims_report.tally(rows)
+        == "Verdicts on the paper's own arms: 0 supported, 1 not supported, 2 undecided, 3 not run."
+    )
 
 
 def record(robust: list[float], passes: int) -> dict[str, Any]:
