@@ -26,7 +26,8 @@ Row = dict[str, Any]
 def run(seed: int, **changes: Any) -> dict[str, Any]:
     """A run's metrics, as far as claims read them."""
     made = {"clean": 97.0, "robust": 80.0, "attack": 1000.0, "total": 1200.0, "scoring": 0.0} | changes
-    history = [{"seconds": {"scoring": made["scoring"] * t}, "epoch_seconds": t} for t in (1.0, 9.0, 1.0)]
+    epochs = ((1.0, 1.0), (9.0, 3.0), (1.0, 1.0))  # in the slow second one, scoring took three times its share
+    history = [{"seconds": {"scoring": made["scoring"] * t * more}, "epoch_seconds": t} for t, more in epochs]
     cost = {"attack_passes": made["attack"], "total_passes": made["total"]}
     found = {key: made[key] for key in ("clean", "robust", "worst_case", "attacks") if key in made}
     return {"seed": seed, **found, "training": {"cost": cost, "history": history}}
@@ -162,6 +163,15 @@ def test_the_share_of_scoring(share: float, verdict: str) -> None:
     row = judge(study(gradmatch_50={"scoring": share}))["C6", "gradmatch-50"]
     assert row["verdict"] == verdict
     assert row["ours"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("shift", [-2.0, -1.0, 0.0, 1.0, 2.0])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+def test_p_and_the_interval_say_the_same(shift: float, share: float) -> None:
+    effect = {"robust": shift, "clean": shift, "scoring": share}
+    for row in judge(study(margin_50=effect, gradmatch_50={"scoring": share}), TIMES[0.6]).values():
+        if row["p"] is not None and row["p_holm"] is None:
+            assert (row["p"] < 0.05) == (row["verdict"] != UNDECIDED), row
 
 
 def test_one_seed_decides_nothing_that_needs_an_interval_and_still_shows_its_number() -> None:
