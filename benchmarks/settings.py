@@ -49,6 +49,8 @@ SCORING_SECONDS = 0.0 if QUICK else 0.1  # a repetition of scoring lasts at leas
 TRAINING: dict[str, Any] = {
     "model": "mnist-cnn", "eps": 0.3, "step_size": 0.01, "steps": 2 if QUICK else 40, "lr": 0.001,
     "batch_size": 8 if QUICK else 64, "precision": "auto",
+    "augment": {"crop": 0, "flip": False}, "optimizer": "adam", "momentum": 0, "weight_decay": 0,
+    "schedule": "constant", "epochs": 1, "ema": 0, "warmup_epochs": 0,
 }  # fmt: skip
 EPOCH_BATCHES = 2 if QUICK else 40
 EPOCH_REPETITIONS = 2 if QUICK else 5

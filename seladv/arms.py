@@ -1,44 +1,81 @@
-"""An arm's name says what is attacked: `clean`, `full` or `<criterion>-<percent>`."""
+"""An arm's name says which samples are attacked, how, and in what it departs from the paper.
+
+clean, full                    none, all
+margin-50                      half of every batch, by a criterion of `selection.CRITERIA`
+margin-50-stale                by the score that the sample's last visit left behind: no scoring pass
+margin-50-whole                the authors' coded objective: see `objective.whole_batch`
+margin-50-warmup, full-frozen  random choice in the first epochs; batch norm frozen after them
+full-k20                       all, by 20 steps of PGD that reach as far
+fgsm, nfgsm                    all, by one step: FGSM-RS (Wong et al. 2020), N-FGSM (de Jorge et al. 2022)
+"""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import LongTensor, Tensor, nn
+from seladv.selection import CRITERIA
 
-from seladv.selection import SELECTORS
+SWITCHES = ("stale", "whole", "warmup", "frozen")
+BUNDLES = {  # what the authors' code does, all at once
+    "as-coded-margin": "margin-sampled-25-whole-warmup-frozen",
+    "as-coded-gradmatch": "el2n-sampled-25-whole-warmup-frozen",
+}
+SINGLE_STEP = {
+    "fgsm": {"step_size": 1.25, "start": 1.0, "eps": 1.0},
+    "nfgsm": {"step_size": 1.0, "start": 2.0, "eps": 3.0},
+}
+ALLOWED = (
+    "an arm is clean, full, full-k<steps>, fgsm, nfgsm, {bundles} or <criterion>-<percent>, with criterion one of "
+    "{criteria} and percent a whole number from 1 to 100, then any of -{switches} in this order"
+)
 
 
 class Arm(NamedTuple):
-    """A way to choose: `percent` of every batch, by `criterion` (none is needed for all or nothing)."""
+    """`percent` of every batch is attacked, chosen by `criterion` (none is needed for all or nothing)."""
 
     criterion: str | None
     percent: int
+    switches: tuple[str, ...] = ()
+    single_step: str | None = None
+    steps: int | None = None
 
     def count(self, batch: int) -> int:
         """How many of `batch` samples are attacked: k = r·B, rounded down (paper, section "method", step 2)."""
         return batch * self.percent // 100
 
-    def choose(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None) -> LongTensor:
-        """Indices [k] of the samples to attack. Nothing is scored where all or none are."""
-        k = self.count(len(x))
-        if self.criterion is None or k in (0, len(x)):
-            return torch.arange(k, device=x.device)  # type: ignore[return-value]
-        return SELECTORS[self.criterion](model, x, y, k, generator=generator)
+    def attack(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings of `attack.pgd` for a protocol's `eps`, `step_size` and `steps`.
+
+        Fewer steps are longer ones, so that they reach as far: else a cheaper attack could not leave its start. A
+        single step is a multiple of eps; N-FGSM starts in twice the ball and is not projected: 3 eps never bind.
+        """
+        eps, step_size, steps = (settings[name] for name in ("eps", "step_size", "steps"))
+        if self.single_step:
+            return {"steps": 1, **{name: factor * eps for name, factor in SINGLE_STEP[self.single_step].items()}}
+        if self.steps:
+            step_size, steps = step_size * steps / self.steps, self.steps
+        return {"eps": eps, "step_size": step_size, "steps": steps}
 
 
 def parse(name: str) -> Arm:
     """Read an arm's name.
 
     Raises:
-        ValueError: not `clean`, `full` or a known criterion with a whole percentage from 1 to 100.
+        ValueError: it is none; the line says what is allowed.
     """
-    if name in ("clean", "full"):
-        return Arm(None, 100 if name == "full" else 0)
-    match = re.fullmatch(r"(.+)-([1-9][0-9]?|100)", name)
-    if match is None or match[1] not in SELECTORS:
-        raise ValueError(
-            f"an arm is clean, full or <criterion>-<percent>, with criterion one of {', '.join(SELECTORS)} "
-            "and percent a whole number from 1 to 100"
-        )
-    return Arm(match[1], int(match[2]))
+    switches = "".join(f"(-{switch})?" for switch in SWITCHES)
+    if match := re.fullmatch(r"(clean|full|fgsm|nfgsm)(?:-k([1-9]\d{0,3}))?(-frozen)?", name):
+        kind, steps, frozen = match.groups()
+        if steps is None or kind == "full":
+            single = kind if kind in SINGLE_STEP else None
+            return Arm(
+                None, 0 if kind == "clean" else 100, ("frozen",) * bool(frozen), single, int(steps) if steps else None
+            )
+    if match := re.fullmatch(rf"(.+?)-([1-9]\d?|100){switches}", BUNDLES.get(name, name)):
+        criterion, percent, *present = match.groups()
+        chosen = tuple(switch for switch, text in zip(SWITCHES, present, strict=True) if text)
+        remembers = hasattr(CRITERIA.get(criterion), "of_logits")
+        if criterion in CRITERIA and (remembers or "stale" not in chosen):
+            return Arm(criterion, int(percent), chosen)
+    raise ValueError(
+        ALLOWED.format(bundles=", ".join(BUNDLES), criteria=", ".join(CRITERIA), switches=", -".join(SWITCHES))
+    )

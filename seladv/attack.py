@@ -15,6 +15,7 @@ def pgd(
     eps: float,
     step_size: float,
     steps: int,
+    start: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Adversarial examples for `x`: uniform random start, sign steps, projection (Madry et al. 2018, eq. 2).
@@ -26,16 +27,18 @@ def pgd(
         eps: radius of the ℓ∞ ball, in units of the [0, 1] range.
         step_size: length of one step, same units.
         steps: gradient steps, each one forward pass and one backward pass to the input.
+        start: radius of the uniform random start, same units; `eps` if not given, 0 starts at `x`.
         generator: source of the random start; the default generator if not given.
 
     Returns:
         Images [B, C, H, W], float32, within eps of `x` and in [0, 1]; detached.
 
     Raises:
-        ValueError: negative eps, step_size or steps, or images outside [0, 1].
+        ValueError: negative eps, step_size, steps or start, or images outside [0, 1].
     """
-    if not (eps >= 0 and step_size >= 0 and steps >= 0):
-        raise ValueError(f"pgd: eps={eps}, step_size={step_size}, steps={steps}: none may be negative")
+    start = eps if start is None else start
+    if not (eps >= 0 and step_size >= 0 and steps >= 0 and start >= 0):
+        raise ValueError(f"pgd: eps={eps}, step_size={step_size}, steps={steps}, start={start}: none may be negative")
     if len(x) == 0:
         return x.clone()
     darkest, brightest = x.aminmax()
@@ -46,8 +49,8 @@ def pgd(
         )
     x = x.detach()
     lower, upper = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
-    start = torch.empty_like(x).uniform_(-eps, eps, generator=generator) if eps else torch.zeros_like(x)
-    x_adv = start.add_(x).clamp_(lower, upper)
+    noise = torch.empty_like(x).uniform_(-start, start, generator=generator) if start else torch.zeros_like(x)
+    x_adv = noise.add_(x).clamp_(lower, upper)
     with eval_mode(model), torch.enable_grad():
         for _ in range(steps):
             x_adv.requires_grad_()

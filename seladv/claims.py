@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 VERDICTS = SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_RUN = "supported", "not supported", "undecided", "not run"
 PAPER_ARMS = ("margin-50", "gradmatch-50")  # rows for these even where the plan lacks them
-AT_MOST_HALF = r"(?:margin|gradmatch|random)-(?:[1-4]?[0-9]|50)|as-coded-\w+"  # with the control and the authors' code
-EVERY_CRITERION = r"(?!random-).+-([0-9]+)"
+AT_MOST_HALF = (
+    r"(?:margin|gradmatch|random)-(?:[1-4]?[0-9]|50)(?:-stale)?|as-coded-\w+"  # with the control and the authors' code
+)
+EVERY_CRITERION = r"(?!random-).+-([0-9]+)(?:-stale)?"
 ITSELF = r"\g<0>"
 
 

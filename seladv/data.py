@@ -22,13 +22,17 @@ class Images(NamedTuple):
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `index` as float32 in [0, 1], channels last, and their classes."""
-        x = self.images[index].to(torch.float32, memory_format=torch.channels_last).div_(255)
-        return x, self.labels[index]
+        return to_float(self.images[index]), self.labels[index]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in their order, `size` at a time."""
         for index in torch.arange(len(self.labels), device=self.labels.device).split(size):
             yield self.batch(index)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images [B, C, H, W] as float32 in [0, 1], channels last."""
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def split(raw: dict[str, Tensor], *, holdout: int) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ def last_layer_cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError(f"gradmatch: {type(model).__name__} has no nn.Linear to take the last-layer gradient of")
+        raise ValueError(f"gradmatch-last: {type(model).__name__} has no nn.Linear to take the last-layer gradient of")
     seen: list[tuple[Tensor, Tensor]] = []
     handle = layers[-1].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     try:
@@ -33,7 +33,7 @@ def last_layer_cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     finally:
         handle.remove()
     if len(seen) != 1 or not _same(seen[0][1], logits):
-        raise ValueError(f"gradmatch: the logits of {type(model).__name__} are not its last nn.Linear's output")
+        raise ValueError(f"gradmatch-last: the logits of {type(model).__name__} are not its last nn.Linear's output")
     features = seen[0][0].float()
     if layers[-1].bias is not None:
         features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)

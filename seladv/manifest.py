@@ -1,6 +1,6 @@
 """codecheck.yml: every file that the study writes to results/, so that someone else can check them one by one.
 
-`python -m seladv.manifest` writes it anew from dvc.yaml and params.yaml. Format: https://codecheck.org.uk/spec/config/2.0/.
+`python -m seladv.manifest` writes it: what dvc.yaml and params.yaml name, as far as it has been made. Format: https://codecheck.org.uk/spec/config/2.0/.
 """
 
 import re
@@ -63,12 +63,11 @@ def _fill(text: str, values: dict[str, Any]) -> Any:
 
 
 def files(root: Path) -> list[str]:
-    """The study's files below results/, sorted: the declared ones, what is in declared folders, the benchmark's."""
+    """The files below results/, sorted: of the outputs named, those that are there; and the benchmark's."""
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     named = {*declared(stages, yaml.safe_load((root / "params.yaml").read_text())), "results/bench"}
-    folders = [name for name in named if (root / name).is_dir()]
-    inside = {path.relative_to(root).as_posix() for name in folders for path in (root / name).rglob("*")}
-    return sorted(named.difference(folders, ["results/bench"]) | inside)
+    paths = {path for name in named for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])}
+    return sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
 
 
 def page(root: Path) -> str:

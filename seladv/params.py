@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from seladv.protocol import Evaluation, Protocol, Published
+from seladv.protocol import Augmentation, Evaluation, Folder, Protocol, Published
 
 __all__ = ["ParamsError", "Protocol", "check", "load", "mirror"]
 
 RESERVED = ("mirror",)  # keys of params.yaml that are no protocol
+SECTIONS: dict[str, type[BaseModel]] = {
+    "evaluate": Evaluation,
+    "paper": Published,
+    "augment": Augmentation,
+    "(folder)": Folder,
+}
 WORDS = {"too_short": "at least one is needed", "model_type": "a mapping of keys to values is needed"}
 
 
@@ -76,14 +82,15 @@ def check(path: Path) -> dict[str, Protocol]:
 def _line(protocol: str, error: ValidationError) -> str:
     """The first mistake as `key = value: what is allowed`."""
     first, *others = error.errors()
-    key = protocol + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    loc = [part for part in first["loc"] if not str(part).startswith("(")]
+    key = protocol + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     message = WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     message = message.replace("Input should be", "it should be")
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "missing":
         return f"{key} is missing{more}"
     if first["type"] == "extra_forbidden":
-        inside = Evaluation if "evaluate" in first["loc"] else Published if "paper" in first["loc"] else Protocol
+        inside = next((section for key, section in SECTIONS.items() if key in first["loc"]), Protocol)
         return f"{key} = {first['input']!r}: unknown key; allowed: {', '.join(inside.model_fields)}{more}"
     if first["loc"] == () and first["type"] == "value_error":  # a check of several keys names them itself
         return f"{protocol}.{message}{more}"

@@ -5,13 +5,14 @@ from collections import Counter
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from seladv import arms
 from seladv.models import MODELS
 
 IMAGES = {"digits": (1437, 360), "mnist": (60000, 10000), "cifar10": (50000, 10000)}  # for training, for the test
-NETWORK_FOR = {"digits-cnn": "digits", "mnist-cnn": "mnist"}
+NETWORKS = {"digits": ("digits-cnn",), "mnist": ("mnist-cnn",)}  # data not named here are colour: any of RESNETS
+RESNETS = ("resnet18", "resnet18-narrow")
 
 
 def _fraction(value: Any) -> Any:
@@ -25,6 +26,7 @@ def _fraction(value: Any) -> Any:
 
 Positive = Annotated[float, BeforeValidator(_fraction), Field(gt=0, allow_inf_nan=False)]
 Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
+Share = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -42,6 +44,27 @@ class Evaluation(Section):
     step_size: Radius
 
 
+class Augmentation(Section):
+    """What is done to every training image anew at each visit: see `augment.crop_and_flip`."""
+
+    crop: Annotated[int, Field(ge=0, le=64)]
+    flip: bool
+
+
+class Folder(Section):
+    """Images of one's own: `folder`/train and `folder`/test hold a folder of images for each class."""
+
+    folder: str
+    size: Annotated[int, Field(ge=8, le=512)]  # every image is brought to size × size pixels
+
+
+# One's own images are a mapping, the known data sets a name; the tags keep an error to the one that was meant.
+Data = Annotated[
+    Annotated[Literal["digits", "mnist", "cifar10"], Tag("(name)")] | Annotated[Folder, Tag("(folder)")],
+    Discriminator(lambda value: "(folder)" if isinstance(value, dict | Folder) else "(name)"),
+]
+
+
 class Published(Section):
     """What the paper reports for an arm, percent."""
 
@@ -52,7 +75,7 @@ class Published(Section):
 class Protocol(Section):
     """One study: a data set, a network, an attack, an optimiser, and the arms and seeds that run on them."""
 
-    data: Literal["digits", "mnist", "cifar10"]
+    data: Data
     holdout: Count
     model: str
     eps: Radius
@@ -60,8 +83,17 @@ class Protocol(Section):
     steps: Count
     epochs: Count
     batch_size: Count
+    augment: Augmentation
+    optimizer: Literal["adam", "sgd"]
     lr: Positive
+    momentum: Share  # of sgd; adam has its own
+    weight_decay: Share
+    schedule: Literal["constant", "one-cycle"]
+    ema: Share  # decay of the running average of the weights; 0 keeps none
+    warmup_epochs: Annotated[int, Field(ge=0)]  # of the arms with `-warmup` or `-frozen`, and of no other
     precision: Literal["auto", "fp32", "bf16"]
+    headline: Literal["last", "best", "average"]  # which network the tables show
+    max_hours: Positive
     evaluate: Evaluation
     paper: dict[str, Published]
     arms: Annotated[list[str], Field(min_length=1)]
@@ -97,16 +129,19 @@ class Protocol(Section):
 
     @model_validator(mode="after")
     def _fits_the_data(self) -> "Protocol":
-        train, test = IMAGES[self.data]
-        if NETWORK_FOR.get(self.model) != self.data:
-            allowed = ", ".join(name for name, data in NETWORK_FOR.items() if data == self.data) or "none yet"
-            raise ValueError(f"model = {self.model!r}: does not fit the data {self.data}; allowed: {allowed}")
-        if self.holdout > train // 2:
-            raise ValueError(f"holdout = {self.holdout}: at most half of the {train} training images is allowed")
-        if self.evaluate.examples > test:
-            raise ValueError(f"evaluate.examples = {self.evaluate.examples}: there are {test} test images")
+        fitting = RESNETS if isinstance(self.data, Folder) else NETWORKS.get(self.data, RESNETS)
+        if self.model not in fitting:
+            raise ValueError(f"model = {self.model!r}: does not fit the data; allowed: {', '.join(fitting)}")
+        if self.headline == "average" and not self.ema:
+            raise ValueError("headline = 'average': needs ema above 0")
+        if not isinstance(self.data, Folder):
+            train, test = IMAGES[self.data]
+            if self.holdout > train // 2:
+                raise ValueError(f"holdout = {self.holdout}: at most half of the {train} training images is allowed")
+            if self.evaluate.examples > test:
+                raise ValueError(f"evaluate.examples = {self.evaluate.examples}: there are {test} test images")
         return self
 
     def training(self) -> dict[str, Any]:
         """The settings that a training run depends on, and no others."""
-        return self.model_dump(exclude={"arms", "seeds", "evaluate", "paper"})
+        return self.model_dump(exclude={"arms", "seeds", "evaluate", "paper", "headline", "max_hours"})

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: its network, and a record of how it came about."""
+"""What a finished run leaves behind: its networks, and a record of how it came about."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from seladv import checkpoint, cost, models
+from seladv.monitor import best_epoch
 from seladv.run import Run
 
 
@@ -18,6 +19,7 @@ def summary(run: Run) -> dict[str, Any]:
     return {
         "settings": run.settings,
         "precision": run.precision,
+        "best_epoch": best_epoch(run.history),
         "history": run.history,
         "cost": {
             **total,
@@ -29,9 +31,18 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def save_model(path: Path, run: Run) -> None:
-    """Write the run's network, with the name it is built by."""
-    checkpoint.write(path, run.model.state_dict(), {"model": run.settings["model"]})
+def save_models(folder: Path, run: Run) -> None:
+    """Write the run's networks: `last`, `best`, `middle`, and `average` where the run keeps one.
+
+    Each file holds the weights, and the name and number of classes that the network is built by.
+    """
+    networks = {"last": run.model.state_dict(), **run.kept}
+    if run.average:
+        networks["average"] = run.average.module.state_dict()
+    for name, weights in networks.items():
+        checkpoint.write(
+            folder / f"{name}.safetensors", weights, {"model": run.settings["model"], "classes": run.classes}
+        )
 
 
 def load_model(path: Path, name: str, *, device: torch.device) -> nn.Module:
@@ -43,7 +54,7 @@ def load_model(path: Path, name: str, *, device: torch.device) -> nn.Module:
     weights, info = checkpoint.read(path)
     if info.get("model") != name:
         raise ValueError(f"{path} holds a {info.get('model')!r}, but the protocol's model is {name!r}: train again")
-    model = models.build(name, seed=0, device=device)
+    model = models.build(name, seed=0, classes=info.get("classes", 10), device=device)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -9,17 +9,38 @@ from seladv.params import Protocol
 from seladv.results import COSTS, Metrics
 from seladv.stats import mean_and_half_width
 
-STRONGER: dict[str, Callable[[Any], Any]] = {  # of a run's metrics; not every run has them
+Find = Callable[[Any], Any]
+MORE: dict[str, Find] = {  # columns from a run's metrics, shown where at least one run has them
+    "robust, last, %": lambda run: run.get("checkpoints", {}).get("last"),
+    "robust, best, %": lambda run: run.get("checkpoints", {}).get("best"),
     "AutoAttack, %": lambda run: run.get("attacks", {}).get("autoattack"),
     "worst case, %": lambda run: run.get("worst_case"),
 }
-STRONGER_READING = (
-    " AutoAttack and the worst case (an image counts that is right under every attack) are taken on fewer images, and "
-    "AutoAttack for some seeds only: they are means over the seeds that have them."
+MORE_READING = (
+    " Last and best: the networks of the last epoch and of the best one on held-out images. AutoAttack and the worst "
+    "case (an image counts that is right under every attack) are taken on fewer images, and AutoAttack for some seeds "
+    "only: they are means over the seeds that have them."
 )
-MARKS: dict[str, Callable[[Any], Any]] = {
+NETWORK = {
+    "last": "the network of the last epoch",
+    "best": "the network of the best epoch on held-out images",
+    "average": "the running average of the weights",
+}
+
+
+def overfitted(run: dict[str, Any]) -> bool:
+    """Catastrophic overfitting: the last epoch's network withstands one step of FGSM and not PGD (Wong et al. 2020).
+
+    Drawn at twice as many held-out images right under FGSM, and ten points more at least; `clean` attacks nothing.
+    """
+    line = run["training"]["history"][-1]
+    fgsm, robust = line.get("heldout_fgsm", 0.0), line.get("heldout_robust", 0.0)
+    return run["training"]["cost"]["attack_passes"] > 0 and fgsm > 2 * robust and fgsm >= robust + 10
+
+
+MARKS: dict[str, Find] = {
     "masked gradients?": lambda run: run.get("masked_gradients"),  # the evaluation's checklist failed
-    "catastrophic overfitting": lambda run: run["training"].get("catastrophic_overfitting"),
+    "catastrophic overfitting": overfitted,
 }
 
 
@@ -31,8 +52,8 @@ def to_csv(frame: pd.DataFrame) -> str:
 def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, name: str) -> str:
     """The table for people, with every seed's accuracies and what produced them below it."""
     header = ["arm", "clean, %", "robust, %", "robust − full", "attack cost", "total cost", "epoch time"]
-    stronger = {column: find for column, find in STRONGER.items() if any(map(find, _all(metrics)))}
-    header += [*stronger, "paper clean", "paper robust"]
+    more = {column: find for column, find in MORE.items() if any(map(find, _all(metrics)))}
+    header += [*more, "paper clean", "paper robust"]
     body = [
         [
             _marked(str(row["arm"]), metrics[str(row["arm"])]),
@@ -40,7 +61,7 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
             _number(row["robust"], row["robust_ci"]),
             _number(row["robust_minus_full"], row["robust_minus_full_ci"], sign=True),
             *(_number(row[column], digits=2) for column in COSTS),
-            *(_over_seeds([find(run) for run in metrics[str(row["arm"])]]) for find in stronger.values()),
+            *(_over_seeds([find(run) for run in metrics[str(row["arm"])]]) for find in more.values()),
             _number(row["paper_clean"]),
             _number(row["paper_robust"]),
         ]
@@ -55,7 +76,7 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
         "\n\n".join(
             [
                 f"# Results: {name}",
-                _reading(protocol) + (STRONGER_READING if stronger else ""),
+                _reading(protocol) + (MORE_READING if more else ""),
                 grid(header, body),
                 "## Every seed",
                 grid(["arm", "seed", "clean, %", "robust, %"], seeds),
@@ -105,7 +126,7 @@ def _reading(protocol: Protocol) -> str:
     )
     return (
         f"Robust accuracy: PGD-{attack.steps}, ε = {_size(protocol.eps)}, step {_size(attack.step_size)}, on "
-        f"{attack.examples} test images, the network of the last epoch. Costs and time are ratios to `full`: attack "
+        f"{attack.examples} test images, {NETWORK[protocol.headline]}. Costs and time are ratios to `full`: attack "
         f"cost counts PGD passes, total cost all passes of training, scoring included; time is the median epoch's wall "
         f"clock, and rough where runs shared a machine. {interval}"
     )

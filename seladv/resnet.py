@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, resnet18
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images, by channel
 
@@ -24,10 +24,23 @@ class Normalize(nn.Module):
         return x * self.scale + self.shift
 
 
-def resnet18_cifar() -> nn.Module:
-    """torchvision's ResNet-18 (He et al. 2016) with CIFAR's stem: 3×3, stride 1, no max-pool; 10 classes."""
-    network = resnet18(num_classes=10)
-    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+def resnet18_cifar(classes: int = 10, *, width: int = 64) -> nn.Module:
+    """torchvision's ResNet-18 (He et al. 2016) with CIFAR's stem: 3×3, stride 1, no max-pool.
+
+    Args:
+        classes: how many logits.
+        width: channels of the first stage; 64 is the original, and 16 needs about a twelfth of the work.
+    """
+    network = resnet18(num_classes=classes)
+    if width != 64:  # torchvision's own constructor knows no other
+        network.inplanes = width
+        network.bn1 = nn.BatchNorm2d(width)
+        for stage, stride in enumerate((1, 2, 2, 2)):
+            setattr(network, f"layer{stage + 1}", network._make_layer(BasicBlock, width << stage, 2, stride=stride))
+        network.fc = nn.Linear(width * 8, classes)
+    network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
     return nn.Sequential(Normalize(MEAN, STD), network)

@@ -109,4 +109,4 @@ def _paper(claim: Claim, row: Row, protocol: Protocol) -> str:
     ours, other = protocol.paper.get(row["arm"]), protocol.paper.get(row["against"] or claim.against)
     if ours and other and claim.measure in ("clean", "robust"):
         return f"{getattr(ours, claim.measure) - getattr(other, claim.measure):+.1f}"
-    return claim.paper.get(protocol.data, claim.paper.get("", "")) if row["arm"] in PAPER_ARMS else ""
+    return claim.paper.get(str(protocol.data), claim.paper.get("", "")) if row["arm"] in PAPER_ARMS else ""

@@ -14,6 +14,7 @@ from torch import Tensor
 from seladv import checkpoint, data, models, record
 from seladv.data import Images
 from seladv.run import Run
+from seladv.state import capture
 from seladv.train import train
 
 CPU = torch.device("cpu")
@@ -122,9 +123,9 @@ def test_a_pickle_is_refused_and_never_executed(path: Path, tmp_path: Path, read
 
 
 def test_a_truncated_state_stops_its_run(settings: dict[str, Any], digits: dict[str, Images], path: Path) -> None:
-    checkpoint.write(path, *Run(settings, arm="full", seed=0, data=digits, device=CPU).state())
+    checkpoint.write(path, *capture(Run(settings, arm="full", seed=0, data=digits, device=CPU)))
     path.write_bytes(path.read_bytes()[:-1])
-    refused(lambda state: train(settings, arm="full", seed=0, data=digits, device=CPU, state=state), path)
+    refused(lambda saved: train(settings, arm="full", seed=0, data=digits, device=CPU, saved=saved), path)
 
 
 @readers
@@ -140,8 +141,8 @@ def test_a_saved_network_computes_what_it_computed(
     settings: dict[str, Any], digits: dict[str, Images], batch: tuple[Tensor, Tensor], path: Path
 ) -> None:
     run = Run(settings, arm="full", seed=5, data=digits, device=CPU)
-    record.save_model(path, run)
-    loaded = record.load_model(path, "digits-cnn", device=CPU)
+    record.save_models(path, run)
+    loaded = record.load_model(path / "last.safetensors", "digits-cnn", device=CPU)
     assert not loaded.training
     assert torch.equal(loaded(batch[0]), run.model.eval()(batch[0]))
 

@@ -202,17 +202,28 @@ def test_every_claim_of_the_paper_has_its_row_whatever_is_run() -> None:
 
 
 def test_who_is_compared_with_whom() -> None:
-    plan = ("full", "random-25", "random-50", "margin-25", "margin-sampled-25", "el2n-50", "easy-75", "full-k20")
+    plan = (
+        "full",
+        "random-25",
+        "random-50",
+        "margin-25",
+        "margin-sampled-25",
+        "el2n-50",
+        "easy-75",
+        "full-k20",
+        "margin-50-stale",
+    )
     rows = judge(study(arms=(*plan, "margin-50-whole", "as-coded-margin", "gradmatch-last-50", "fgsm")))
     against = {arm: row["against"] for (claim, arm), row in rows.items() if claim == "C7" and row["against"]}
     assert against == {
         "margin-25": "random-25",
         "margin-sampled-25": "random-25",
         "el2n-50": "random-50",
+        "margin-50-stale": "random-50",
         "gradmatch-last-50": "random-50",
     }
     with_full = {arm for (claim, arm), row in rows.items() if claim == "C1" and row["against"] == "full"}
-    assert with_full == {"random-25", "random-50", "margin-25", "as-coded-margin"}
+    assert with_full == {"random-25", "random-50", "margin-25", "margin-50-stale", "as-coded-margin"}
     assert ("C6", "gradmatch-last-50") in rows
 
 

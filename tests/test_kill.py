@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +38,10 @@ def study(folder: Path, settings: dict[str, Any], event: str = "", moment: int =
         train.pgd = deadly(train.pgd)
     if event == "write":
         os.fsync = deadly(os.fsync)
-    parts, state = data.load(folder / "data"), folder / "state" / "run"
+    parts, saved = data.load(folder / "data"), folder / "state" / "run"
     cpu = torch.device("cpu")
-    run = train.train(settings, arm="random-50", seed=0, data=parts, device=cpu, state=state, report=lambda line: None)
-    record.save_model(folder / "model", run)
+    run = train.train(settings, arm="random-50", seed=0, data=parts, device=cpu, saved=saved, report=lambda line: None)
+    record.save_models(folder / "models", run)
 
 
 def end(folder: Path, *args: Any) -> int | None:
@@ -59,15 +60,21 @@ def folder(tmp_path: Path, digits: dict[str, Images]) -> Path:
     return tmp_path
 
 
+def models(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "models").glob("*.safetensors")}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(folder: Path, settings: dict[str, Any]) -> None:
+def test_a_run_killed_at_ten_moments_ends_with_the_same_bytes(folder: Path, settings: dict[str, Any]) -> None:
+    settings |= {"batch_size": 10, "steps": 1}  # 15 batches an epoch: 30 attacks and 32 writes in all
     assert end(folder, settings) == 0
-    expected = (folder / "model").read_bytes()
-    (folder / "model").unlink()
-    (folder / "state" / "run").unlink()
+    expected = models(folder)
+    assert {"last.safetensors", "best.safetensors", "middle.safetensors"} == set(expected)
+    shutil.rmtree(folder / "models")
+    shutil.rmtree(folder / "state")
     draw = random.Random(0)
-    for event in ("write", "attack", "write", "attack"):  # of ten attacks and thirteen writes in all
-        assert end(folder, settings, event, draw.randint(1, 2)) == -signal.SIGKILL
-        assert not (folder / "model").exists()
+    for event in draw.sample(["write", "attack"] * 5, 10):
+        assert end(folder, settings, event, draw.randint(1, 3)) == -signal.SIGKILL
+        assert not models(folder)
     assert end(folder, settings) == 0
-    assert (folder / "model").read_bytes() == expected
+    assert models(folder) == expected

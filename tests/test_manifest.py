@@ -15,16 +15,17 @@ def listed(root: Path) -> list[str]:
     return [item["file"] for item in content["manifest"]]
 
 
-def test_the_manifest_is_every_output_below_results_that_dvc_knows(root: Path, listed: list[str]) -> None:
+def test_the_manifest_is_every_output_below_results_that_dvc_knows_and_that_is_there(
+    root: Path, listed: list[str]
+) -> None:
     with Repo(str(root)) as repo:
-        outs = {Path(out.fs_path).relative_to(root).as_posix() for out in repo.index.outs}
-    outs = {out for out in outs if out.startswith("results/")}
-    folders = {out for out in outs if (root / out).is_dir()}
-    stages_files = {name for name in listed if not name.startswith("results/bench/")}
-    assert {name for name in stages_files if not any(name.startswith(f"{folder}/") for folder in folders)} == (
-        outs - folders
-    )
-    assert folders == {name.rsplit("/", 1)[0] for name in stages_files - outs}
+        outs = {Path(out.fs_path).relative_to(root) for out in repo.index.outs}
+    outs = {out for out in outs if out.parts[0] == "results"}
+    found = {file.relative_to(root) for file in (root / "results").rglob("*") if file.is_file()}
+    made = {file.as_posix() for file in found if file in outs or outs & {*file.parents}}
+    assert made
+    assert {name for name in listed if not name.startswith("results/bench/")} == made
+    assert {name for name in listed if not (root / name).is_file()} == set()
 
 
 def test_the_manifest_is_up_to_date(root: Path) -> None:

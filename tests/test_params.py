@@ -15,7 +15,7 @@ from seladv import params
 from seladv.params import ParamsError
 
 NUMBER = "a number or a fraction such as 8/255 is allowed"
-NAMES = r"clean, full or <criterion>-<percent>.* random, margin, gradmatch .* 1 to 100"
+NAMES = r"clean, full, full-k<steps>, .* or <criterion>-<percent>.* random, margin, gradmatch.* 1 to 100"
 ABSENT = object()
 
 # key, wrong value, what the line must say is allowed
@@ -26,6 +26,15 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.epochs", ABSENT, "missing"),
     ("digits.evaluate.steps", ABSENT, "missing"),
     ("digits.epochs", "5", "valid integer"),
+    ("digits.augment", {"crop": -1, "flip": True}, "greater than or equal to 0"),
+    ("digits.augment.flip", ABSENT, "missing"),
+    ("digits.augment", {"crop": 1, "flip": True, "rotate": 3}, "unknown key; allowed: crop, flip"),
+    ("digits.optimizer", "lion", "'adam' or 'sgd'"),
+    ("digits.schedule", "cosine", "'constant' or 'one-cycle'"),
+    ("digits.momentum", 1.0, "less than 1"),
+    ("digits.ema", -0.1, "greater than or equal to 0"),
+    ("digits.headline", "average", "needs ema above 0"),
+    ("digits.max_hours", 0, "greater than 0"),
     ("digits.epochs", 5.0, "valid integer"),
     ("digits.epochs", True, "valid integer"),
     ("digits.lr", False, "valid number"),
@@ -48,7 +57,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.lr", 0, "greater than 0"),
     ("digits.lr", nan, "greater than 0"),
     ("digits.lr", inf, "finite number"),
-    ("digits.model", "vgg", "mnist-cnn, digits-cnn is allowed"),
+    ("digits.model", "vgg", "mnist-cnn, digits-cnn, resnet18, resnet18-narrow is allowed"),
     ("digits.model", 18, "valid string"),
     ("digits.data", "svhn", "'digits', 'mnist' or 'cifar10'"),
     ("digits.precision", "fp16", "'auto', 'fp32' or 'bf16'"),
@@ -73,7 +82,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.arms", ["margin-1"], "from 2 percent on is allowed"),
     ("digits.evaluate", [], "a mapping of keys"),
     ("digits", 5, "a mapping of keys"),
-    ("digits.model", "mnist-cnn", "does not fit the data digits; allowed: digits-cnn"),
+    ("digits.model", "mnist-cnn", "does not fit the data; allowed: digits-cnn"),
     ("digits.holdout", 719, "half of the 1437"),
     ("digits.evaluate.examples", 361, "there are 360 test images"),
     ("mirror", 5, "the path of a folder, or null, is allowed"),
@@ -152,7 +161,9 @@ def test_one_arm_and_seed_take_the_place_of_the_listed_ones(root: Path) -> None:
 
 def test_training_depends_on_every_setting_but_what_chooses_and_judges_runs(root: Path) -> None:
     study = params.load(root / "params.yaml", "digits")
-    assert study.training().keys() == study.model_dump().keys() - {"arms", "seeds", "evaluate", "paper"}
+    assert study.training().keys() == study.model_dump().keys() - {
+        "arms", "seeds", "evaluate", "paper", "headline", "max_hours"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("folder", [None, "/some/folder"])

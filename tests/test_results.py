@@ -125,17 +125,30 @@ def test_stronger_attacks_have_columns_where_they_ran(folder: Path) -> None:
     assert "for some seeds only" in page
 
 
+def test_the_network_that_is_shown_and_both_that_are_evaluated_are_named(folder: Path) -> None:
+    runs = results.load(folder, protocol())
+    assert "the network of the last epoch" in page_of(runs)
+    best = protocol(headline="best")
+    for record in (run for records in runs.values() for run in records):
+        record["checkpoints"] = {"last": {"clean": 1.0, "robust": 61.5}, "best": {"clean": 1.0, "robust": 62.5}}
+    page = report.to_markdown(results.table(runs, best), runs, best, name="digits")
+    assert "the network of the best epoch" in page
+    assert "| epoch time | robust, last, % | robust, best, % | paper clean |" in page
+    assert "| 1.00 | 61.5 ± 0.0 | 62.5 ± 0.0 | 96.2 | 84.5 |" in page
+
+
 def test_the_table_marks_what_is_doubtful_and_the_csv_keeps_its_columns(folder: Path) -> None:
     runs = results.load(folder, protocol())
     assert "masked" not in page_of(runs)
     for records in runs.values():
         records[0]["masked_gradients"] = False
     runs["margin-50"][1]["masked_gradients"] = True
-    runs["full"][0]["training"]["catastrophic_overfitting"] = True
+    for arm, fgsm, robust in (("full", 60.0, 0.0), ("margin-50", 60.0, 50.0), ("clean", 60.0, 0.0)):
+        runs[arm][0]["training"]["history"][-1] |= {"heldout_fgsm": fgsm, "heldout_robust": robust}
     page = page_of(runs)
     assert "| margin-50 (masked gradients? seed 5) | 97.0" in page
     assert "| full (catastrophic overfitting seed 3) | 97.0" in page
-    assert "| clean | 97.0" in page
+    assert "| clean | 97.0" in page  # nothing was attacked, so nothing was learnt of one attack only
     assert report.to_csv(results.table(runs, protocol())) == report.to_csv(table(folder, protocol()).reset_index())
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from seladv import train
-from seladv.train import CODE, state_path
+from seladv import lineage
+
+CODE = [path.stem for path in lineage.of_training()]
+MARGIN = ["criteria/margin", "criteria/random"]
 
 Settings = dict[str, Any]
 
@@ -25,13 +27,13 @@ def prepared(tmp_path: Path) -> Path:
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of seladv's files that `state_path` takes for its own."""
     folder = tmp_path / "seladv"
-    shutil.copytree(Path(train.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(train, "__file__", str(folder / "train.py"))
+    shutil.copytree(lineage.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(lineage, "PACKAGE", folder)
     return folder
 
 
 def name(settings: Settings, prepared: Path, *, arm: str = "full", seed: int = 0) -> str:
-    return state_path(Path("runs"), settings, arm=arm, seed=seed, data=prepared).name
+    return lineage.state_path(Path("runs"), settings, arm=arm, seed=seed, data=prepared).name
 
 
 def test_the_same_run_has_the_same_state(settings: Settings, prepared: Path) -> None:
@@ -46,7 +48,7 @@ def test_another_arm_or_seed_has_another_state(settings: Settings, prepared: Pat
 def test_any_other_setting_has_another_state(settings: Settings, prepared: Path) -> None:
     before = name(settings, prepared)
     for key, value in settings.items():
-        other = f"{value}-other" if isinstance(value, str) else value + 1
+        other = f"{value}-other" if isinstance(value, str | dict) else value + 1
         assert name(settings | {key: other}, prepared) != before, key
 
 
@@ -56,22 +58,25 @@ def test_another_data_file_has_another_state(settings: Settings, prepared: Path)
     assert name(settings, prepared) != before
 
 
-@pytest.mark.parametrize("module", CODE)
+@pytest.mark.parametrize("module", [*CODE, *MARGIN])
 def test_another_version_of_a_module_has_another_state(
     settings: Settings, prepared: Path, package: Path, module: str
 ) -> None:
-    before = name(settings, prepared)
+    before = name(settings, prepared, arm="margin-50-warmup")
     with (package / f"{module}.py").open("a") as file:
         file.write("# changed\n")
-    assert name(settings, prepared) != before
+    assert name(settings, prepared, arm="margin-50-warmup") != before
 
 
-def test_a_module_that_training_does_not_run_changes_nothing(settings: Settings, prepared: Path, package: Path) -> None:
-    before = name(settings, prepared)
-    for path in package.glob("*.py"):
-        if path.stem not in CODE:
-            path.write_text("changed")
-    assert name(settings, prepared) == before
+def test_another_criterion_or_a_module_that_training_does_not_run_changes_nothing(
+    settings: Settings, prepared: Path, package: Path
+) -> None:
+    before = name(settings, prepared, arm="margin-50-warmup")
+    for path in package.rglob("*.py"):
+        if str(path.relative_to(package).with_suffix("")) not in (*CODE, *MARGIN):
+            with path.open("a") as file:
+                file.write("# changed\n")
+    assert name(settings, prepared, arm="margin-50-warmup") == before
 
 
 def test_another_torch_or_thread_count_has_another_state(
