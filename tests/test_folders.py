@@ -76,7 +76,8 @@ def break_image(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("breaking", "line"),
-    [(break_train, r"train: a folder of images for each class is needed"), (break_classes, r"the same classes; green is"),
+    [(break_train, r"train: a folder of images for each class is needed"),
+     (break_classes, r"the same classes; green is"),
      (break_image, r"3\.png is not a whole image")],
 )  # fmt: skip
 def test_what_is_wrong_with_a_folder_is_said_in_one_line(folder: Path, breaking: Any, line: str) -> None:
