@@ -1,46 +1,19 @@
 """The results table as files: one for programs, one for people."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
+from seladv.extras import MORE, MORE_READING, marked
 from seladv.params import Protocol
 from seladv.results import COSTS, Metrics
 from seladv.stats import mean_and_half_width
 
-Find = Callable[[Any], Any]
-MORE: dict[str, Find] = {  # columns from a run's metrics, shown where at least one run has them
-    "robust, last, %": lambda run: run.get("checkpoints", {}).get("last"),
-    "robust, best, %": lambda run: run.get("checkpoints", {}).get("best"),
-    "AutoAttack, %": lambda run: run.get("attacks", {}).get("autoattack"),
-    "worst case, %": lambda run: run.get("worst_case"),
-}
-MORE_READING = (
-    " Last and best: the networks of the last epoch and of the best one on held-out images. AutoAttack and the worst "
-    "case (an image counts that is right under every attack) are taken on fewer images, and AutoAttack for some seeds "
-    "only: they are means over the seeds that have them."
-)
 NETWORK = {
     "last": "the network of the last epoch",
     "best": "the network of the best epoch on held-out images",
     "average": "the running average of the weights",
-}
-
-
-def overfitted(run: dict[str, Any]) -> bool:
-    """Catastrophic overfitting: the last epoch's network withstands one step of FGSM and not PGD (Wong et al. 2020).
-
-    Drawn at twice as many held-out images right under FGSM, and ten points more at least; `clean` attacks nothing.
-    """
-    line = run["training"]["history"][-1]
-    fgsm, robust = line.get("heldout_fgsm", 0.0), line.get("heldout_robust", 0.0)
-    return run["training"]["cost"]["attack_passes"] > 0 and fgsm > 2 * robust and fgsm >= robust + 10
-
-
-MARKS: dict[str, Find] = {
-    "masked gradients?": lambda run: run.get("masked_gradients"),  # the evaluation's checklist failed
-    "catastrophic overfitting": overfitted,
 }
 
 
@@ -56,7 +29,7 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
     header += [*more, "paper clean", "paper robust"]
     body = [
         [
-            _marked(str(row["arm"]), metrics[str(row["arm"])]),
+            marked(str(row["arm"]), metrics[str(row["arm"])]),
             _number(row["clean"], row["clean_ci"]),
             _number(row["robust"], row["robust_ci"]),
             _number(row["robust_minus_full"], row["robust_minus_full_ci"], sign=True),
@@ -103,12 +76,6 @@ def _setting(value: Any) -> str:
 
 def _all(metrics: Metrics) -> list[dict[str, Any]]:
     return [run for runs in metrics.values() for run in runs]
-
-
-def _marked(arm: str, runs: Sequence[dict[str, Any]]) -> str:
-    """The arm's name, with what makes its numbers doubtful and the seeds that it happened to."""
-    seeds = {mark: [str(run["seed"]) for run in runs if found(run)] for mark, found in MARKS.items()}
-    return "".join([arm, *(f" ({mark} seed {', '.join(which)})" for mark, which in seeds.items() if which)])
 
 
 def _over_seeds(entries: Sequence[dict[str, Any] | None]) -> str:
