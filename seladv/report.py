@@ -1,11 +1,20 @@
 """The results table as files: one for programs, one for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
+from seladv.extras import MORE, MORE_READING, marked
 from seladv.params import Protocol
 from seladv.results import COSTS, Metrics
+from seladv.stats import mean_and_half_width
+
+NETWORK = {
+    "last": "the network of the last epoch",
+    "best": "the network of the best epoch on held-out images",
+    "average": "the running average of the weights",
+}
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -16,14 +25,16 @@ def to_csv(frame: pd.DataFrame) -> str:
 def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, name: str) -> str:
     """The table for people, with every seed's accuracies and what produced them below it."""
     header = ["arm", "clean, %", "robust, %", "robust − full", "attack cost", "total cost", "epoch time"]
-    header += ["paper clean", "paper robust"]
+    more = {column: find for column, find in MORE.items() if any(map(find, _all(metrics)))}
+    header += [*more, "paper clean", "paper robust"]
     body = [
         [
-            str(row["arm"]),
+            marked(str(row["arm"]), metrics[str(row["arm"])]),
             _number(row["clean"], row["clean_ci"]),
             _number(row["robust"], row["robust_ci"]),
             _number(row["robust_minus_full"], row["robust_minus_full_ci"], sign=True),
             *(_number(row[column], digits=2) for column in COSTS),
+            *(_over_seeds([find(run) for run in metrics[str(row["arm"])]]) for find in more.values()),
             _number(row["paper_clean"]),
             _number(row["paper_robust"]),
         ]
@@ -38,18 +49,38 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
         "\n\n".join(
             [
                 f"# Results: {name}",
-                _reading(protocol),
-                _grid(header, body),
+                _reading(protocol) + (MORE_READING if more else ""),
+                grid(header, body),
                 "## Every seed",
-                _grid(["arm", "seed", "clean, %", "robust, %"], seeds),
+                grid(["arm", "seed", "clean, %", "robust, %"], seeds),
                 "## Made with",
-                "\n".join(
-                    f"- {line}" for line in sorted({_made_with(run) for runs in metrics.values() for run in runs})
-                ),
+                "\n".join(f"- {line}" for line in sorted(set(map(_made_with, _all(metrics))))),
             ]
         )
         + "\n"
     )
+
+
+def settings(protocol: Protocol) -> str:
+    """What params.yaml says of the protocol, as a table."""
+    said = protocol.model_dump(exclude={"evaluate", "paper"})
+    said |= {f"evaluate.{name}": value for name, value in protocol.evaluate.model_dump().items()}
+    return grid(["setting", "value"], [[name, _setting(value)] for name, value in said.items()], left=2)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return _size(value) if isinstance(value, float) else str(value)
+
+
+def _all(metrics: Metrics) -> list[dict[str, Any]]:
+    return [run for runs in metrics.values() for run in runs]
+
+
+def _over_seeds(entries: Sequence[dict[str, Any] | None]) -> str:
+    values = [entry["robust"] for entry in entries if entry]
+    return _number(*mean_and_half_width(values)) if values else "–"
 
 
 def _reading(protocol: Protocol) -> str:
@@ -62,7 +93,7 @@ def _reading(protocol: Protocol) -> str:
     )
     return (
         f"Robust accuracy: PGD-{attack.steps}, ε = {_size(protocol.eps)}, step {_size(attack.step_size)}, on "
-        f"{attack.examples} test images, the network of the last epoch. Costs and time are ratios to `full`: attack "
+        f"{attack.examples} test images, {NETWORK[protocol.headline]}. Costs and time are ratios to `full`: attack "
         f"cost counts PGD passes, total cost all passes of training, scoring included; time is the median epoch's wall "
         f"clock, and rough where runs shared a machine. {interval}"
     )
@@ -81,8 +112,9 @@ def _size(value: float) -> str:
     return f"{round(pixels)}/255" if abs(pixels - round(pixels)) < 1e-6 and len(f"{value:g}") > 5 else f"{value:g}"
 
 
-def _grid(header: list[str], body: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def grid(header: Sequence[str], body: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are text, the others numbers."""
+    rule = ["---" if column < left else "---:" for column in range(len(header))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *body))
 
 

@@ -29,6 +29,23 @@ def load(folder: Path, protocol: Protocol) -> Metrics:
     return {arm: [_read(folder / f"{arm}-{seed}.json") for seed in protocol.seeds] for arm in protocol.arms}
 
 
+def timing(path: Path) -> dict[str, Any] | None:
+    """The epochs' times that `measures.rounds` describes; None where they were never measured.
+
+    Raises:
+        ResultsError: the file is not whole, or is no timing.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        raise ResultsError(f"{path} is not whole: measure the epochs anew") from None
+    if not isinstance(content, dict) or not {"machine", "epoch_seconds"} <= set(content):
+        raise ResultsError(f"{path} is no timing: it needs `machine` and `epoch_seconds`")
+    return content
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())

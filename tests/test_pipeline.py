@@ -84,12 +84,30 @@ def test_the_table_has_the_contracts_columns_and_every_figure_is_there(study: St
         "arm,seeds,clean,clean_ci,robust,robust_ci,robust_minus_full,robust_minus_full_ci,"
         "attack_cost,total_cost,epoch_time,paper_clean,paper_robust"
     )
-    names = ("accuracy", "robust-against-cost", "training-curves", "cost-split", "selected-classes")
+    names = (
+        "accuracy",
+        "robust-against-budget",
+        "robust-against-cost",
+        "training-curves",
+        "cost-split",
+        "selected-classes",
+    )
     for name in names:
         for ending, magic in (("png", b"\x89PNG"), ("svg", b"<?xml")):
             assert (study.folder / f"results/figures/digits/{name}.{ending}").read_bytes().startswith(magic)
     metrics = json.loads((study.folder / "results/metrics/digits/margin-50-0.json").read_text())
     assert {"torch", "revision", "device", "threads", "precision", "history", "cost"} <= set(metrics["training"])
+
+
+def test_the_claims_are_written_for_the_protocols_that_have_results(study: Study) -> None:
+    assert study.repro("--single-item", "claims") == ["claims"]
+    rows = pd.read_csv(study.folder / "results/claims.csv").set_index(["claim", "arm"])
+    assert set(rows["protocol"]) == {"digits"}
+    assert rows.loc[("C3", "margin-50"), "verdict"] == "supported"  # half of the passes, whatever else
+    assert rows.loc[("C1", "margin-50"), "verdict"] == "undecided"  # one seed
+    assert rows.loc[("C1", "gradmatch-50"), "verdict"] == "not run"
+    assert "| ratio | digits | margin-25 | – | not run |" in (study.folder / "results/discrepancies.md").read_text()
+    assert study.repro("--single-item", "claims") == []
 
 
 def test_every_figure_cell_shows_something(study: Study) -> None:

@@ -104,6 +104,73 @@ def test_the_page_lists_every_seed_and_what_made_it(folder: Path) -> None:
     assert "- a CPU, 2 threads, fp32, torch 2" in page
 
 
+def page_of(runs: results.Metrics) -> str:
+    asked = protocol()
+    return report.to_markdown(results.table(runs, asked), runs, asked, name="digits")
+
+
+def test_stronger_attacks_have_columns_where_they_ran(folder: Path) -> None:
+    runs = results.load(folder, protocol())
+    assert "AutoAttack" not in page_of(runs)
+    assert "worst case" not in page_of(runs)
+    for seed, robust in enumerate((41.0, 43.0)):
+        runs["full"][seed]["worst_case"] = {"robust": robust}
+    runs["full"][0]["attacks"] = {"autoattack": {"robust": 44.0}, "pgd": {"robust": 80.0}}
+    page = page_of(runs)
+    assert "| epoch time | AutoAttack, % | worst case, % | paper clean |" in page
+    half = mean_and_half_width([41.0, 43.0])[1]
+    assert f"| 1.00 | 44.0 | 42.0 ± {half:.1f} | 96.2 | 84.5 |" in page
+    (other,) = (line for line in page.splitlines() if line.startswith("| margin-50 | 97.0 ±"))
+    assert other.endswith("| 0.75 | – | – | – | – |")
+    assert "for some seeds only" in page
+
+
+def test_the_network_that_is_shown_and_both_that_are_evaluated_are_named(folder: Path) -> None:
+    runs = results.load(folder, protocol())
+    assert "the network of the last epoch" in page_of(runs)
+    best = protocol(headline="best")
+    for record in (run for records in runs.values() for run in records):
+        record["checkpoints"] = {"last": {"clean": 1.0, "robust": 61.5}, "best": {"clean": 1.0, "robust": 62.5}}
+    page = report.to_markdown(results.table(runs, best), runs, best, name="digits")
+    assert "the network of the best epoch" in page
+    assert "| epoch time | robust, last, % | robust, best, % | paper clean |" in page
+    assert "| 1.00 | 61.5 ± 0.0 | 62.5 ± 0.0 | 96.2 | 84.5 |" in page
+
+
+def test_the_table_marks_what_is_doubtful_and_the_csv_keeps_its_columns(folder: Path) -> None:
+    runs = results.load(folder, protocol())
+    assert "masked" not in page_of(runs)
+    for records in runs.values():
+        records[0]["masked_gradients"] = False
+    runs["margin-50"][1]["masked_gradients"] = True
+    for arm, fgsm, robust in (("full", 60.0, 0.0), ("margin-50", 60.0, 50.0), ("clean", 60.0, 0.0)):
+        runs[arm][0]["training"]["history"][-1] |= {"heldout_fgsm": fgsm, "heldout_robust": robust}
+    page = page_of(runs)
+    assert "| margin-50 (masked gradients? seed 5) | 97.0" in page
+    assert "| full (catastrophic overfitting seed 3) | 97.0" in page
+    assert "| clean | 97.0" in page  # nothing was attacked, so nothing was learnt of one attack only
+    assert report.to_csv(results.table(runs, protocol())) == report.to_csv(table(folder, protocol()).reset_index())
+
+
+def test_the_settings_are_those_of_params_yaml() -> None:
+    shown = report.settings(protocol(eps="8/255"))
+    for line in ("| eps | 8/255 |", "| arms | clean, full, margin-50 |", "| seeds | 3, 5 |", "| evaluate.steps | 10 |"):
+        assert line in shown
+
+
+def test_a_timing_is_read_whole_or_refused_and_need_not_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "digits.json"
+    assert results.timing(path) is None
+    content = {"machine": {"device": "a CPU"}, "epoch_seconds": {"full": [1.0]}}
+    path.write_text(json.dumps(content))
+    assert results.timing(path) == content
+    for broken, found in (('{"machine": ', "not whole"), ('{"full": [1.0]}', "no timing"), ("[]", "no timing")):
+        path.write_text(broken)
+        with pytest.raises(results.ResultsError, match=found) as refused:
+            results.timing(path)
+        assert str(path) in str(refused.value)
+
+
 def test_radii_are_written_as_the_field_writes_them(folder: Path) -> None:
     asked = protocol(eps="8/255")
     page = report.to_markdown(table(folder, asked).reset_index(), results.load(folder, asked), asked, name="digits")

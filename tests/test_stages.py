@@ -1,12 +1,13 @@
 """dvc.yaml: a stage depends on what it reads and on nothing else."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from seladv import lineage, params
+from seladv import lineage, notebooks, params
 from seladv.params import Protocol
 
 Stages = dict[str, dict[str, Any]]
@@ -41,6 +42,24 @@ def test_training_and_data_depend_on_the_settings_that_they_read_alone(stages: S
     assert {*stages[f"train-{protocol}"]["params"]} == {f"${{protocol}}.{name}" for name in settings - through_data}
 
 
+def reach(notebook: Path) -> set[str]:
+    """The modules that a notebook's computing cells import, directly or not."""
+    called = [node for node in ast.walk(ast.parse(notebooks.code(notebook))) if isinstance(node, ast.ImportFrom)]
+    modules = [alias.name for node in called if node.module == "seladv" for alias in node.names]
+    return set().union(*map(lineage.closure, modules))
+
+
+@pytest.mark.parametrize("stage", ["claims", *(f"table-{protocol}" for protocol in PROTOCOLS)])
+def test_the_tables_and_the_claims_depend_on_the_modules_that_they_run(stages: Stages, root: Path, stage: str) -> None:
+    listed = {dep.removeprefix("seladv/").removesuffix(".py") for dep in stages[stage]["deps"] if "seladv/" in dep}
+    run = reach(root / "notebooks" / ("5-claims.ipynb" if stage == "claims" else "4-results.ipynb"))
+    elsewhere = lineage.closure("params") | lineage.closure("train") | {"checkpoint", "paths"}  # they alter the runs
+    if stage == "claims":
+        elsewhere |= {"stats", "results"}  # they alter the tables
+        run |= {"manifest"}  # no notebook's
+    assert listed == run - elsewhere
+
+
 @protocols
 def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
     read = {param for name, stage in stages.items() if name.endswith(f"-{protocol}") for param in stage["params"]}
@@ -57,9 +76,9 @@ def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stage
         assert stage.get("matrix") == (matrix if kind in ("train", "evaluate") else None)
 
 
-def test_every_stage_is_the_check_or_a_protocols(stages: Stages) -> None:
+def test_every_stage_is_the_check_or_the_claims_or_a_protocols(stages: Stages) -> None:
     kinds = ("data", "train", "evaluate", "table")
-    assert set(stages) == {"check", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
+    assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
 
 
 def test_the_check_writes_what_the_other_stages_run(stages: Stages, root: Path) -> None:

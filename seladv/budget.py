@@ -1,0 +1,54 @@
+"""Is the gain more than speed? Robust accuracy beside everything that an arm has spent so far."""
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from seladv.cost import total_passes
+from seladv.plots import Runs
+
+MOST = 10  # arms that one palette tells apart; after them its colours come again, with another line
+
+
+def course(record: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """(passes so far, held-out robust accuracy in percent) after every epoch of a run's training record.
+
+    Passes are of scoring, attack and update, as everywhere; the held-out evaluation itself is left out.
+    """
+    spent = accumulate(total_passes(line["passes"]) for line in record["history"])
+    return [(passes, line["heldout_robust"]) for passes, line in zip(spent, record["history"], strict=True)]
+
+
+def robust_against_budget(runs: Runs) -> Figure:
+    """Held-out robust accuracy against the total cost so far, in units of `full`'s whole training where it ran.
+
+    A line for each arm through the means over its seeds, a band from their least to their greatest. Read upwards from
+    one cost, the arms are compared at equal budget. `clean` is left out: nothing is attacked there.
+    """
+    courses = {arm: [course(record) for record in records] for arm, records in runs.items() if arm != "clean"}
+    full = courses.get("full")
+    unit = sum(points[-1][0] for points in full) / len(full) if full else 1
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axis = figure.subplots()
+    palette = sns.color_palette("colorblind", MOST)
+    for index, (arm, seeds) in enumerate(courses.items()):
+        points = pd.DataFrame(
+            [{"epoch": n, "cost": x / unit, "robust": y} for c in seeds for n, (x, y) in enumerate(c)]
+        )
+        cost, robust = points.groupby("epoch")["cost"].mean(), points.groupby("epoch")["robust"]
+        look = {"color": palette[index % MOST], "linestyle": ("-", "--", ":", "-.")[index // MOST % 4], "marker": "."}
+        axis.plot(cost, robust.mean(), label=arm, linewidth=2.5 if arm == "full" else 1.2, **look)
+        if len(courses) <= MOST:  # more bands than that hide each other
+            axis.fill_between(cost, robust.min(), robust.max(), color=look["color"], alpha=0.1, linewidth=0)
+    axis.set(
+        xlabel="total cost so far, passes" + (" ÷ all of full's" if full else ""),
+        ylabel="held-out robust accuracy, %",
+        xlim=(0, None),
+    )
+    if courses:
+        figure.legend(loc="outside right center")
+    return figure

@@ -1,0 +1,145 @@
+"""Verdicts and discrepancies as files, for programs and for people; the rows are those of `judge` and `effects`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from seladv.claims import CLAIMS, NOT_RUN, PAPER_ARMS, VERDICTS
+from seladv.discrepancies import DISCREPANCIES
+from seladv.report import grid, to_csv
+
+Row = Mapping[str, Any]
+COLUMNS = ["claim", "protocol", "arm", "paper", "ours", "low", "high", "margin", "verdict"]
+READING = """\
+A claim is *supported* where the whole interval lies within the margin, *not supported* where all of it lies outside,
+and *undecided* otherwise. The margins were set before any result. Accuracies differ in points; the rest are ratios.
+
+- The interval is Student's t at 95 %, over the seeds (paired: both arms of a difference share a seed) or, where epochs
+  were timed one after the other on a machine that did nothing else, over the rounds. One value has no interval and
+  decides nothing; two have one that says next to nothing; nor is there one where all values agree exactly. Counted
+  passes are exact: their ends are the least and the greatest.
+- p is two-sided, of the margin's nearest bound. Holm's p corrects it for the number of arms of one claim where any one
+  of them would be read as a success (C7, and C7-worst); a verdict that it does not confirm is undecided. The other
+  claims are each one question about a named arm and are not corrected.
+- `random` is the control, and no method of the paper: what it achieves too is not the choice's doing.
+- "over examples" is another uncertainty: a paired bootstrap over the test images, with the networks held fixed.
+- The scoring's share (C6) is a ratio within one run, median epoch: what shares the machine slows both parts.
+- A verdict holds for its budget (passes of a run, scoring and update included, against its reference's), and says
+  nothing about longer training."""
+
+
+def claims_csv(rows: Sequence[Row]) -> str:
+    """The verdicts for programs: three decimals, empty where there is no value."""
+    frame = pd.DataFrame([{name: row[name] for name in COLUMNS} for row in rows], columns=COLUMNS)
+    return to_csv(frame.astype({name: float for name in ("ours", "low", "high")}))
+
+
+def claims_markdown(rows: Sequence[Row]) -> str:
+    """The verdicts for people: how to read them, then each protocol's, with every seed's value behind them."""
+    parts = ["# Claims", READING, scope()]
+    for name in dict.fromkeys(row["protocol"] for row in rows):
+        found = [row for row in rows if row["protocol"] == name]
+        parts += [f"## {name}", tally(found), verdict_grid(found)]
+        parts += ["What the verdicts rest on:", _evidence([row for row in found if row["verdict"] != NOT_RUN])]
+    return "\n\n".join(parts) + "\n"
+
+
+def scope() -> str:
+    """What is claimed, and the margin that it must keep."""
+    return grid(["claim", "says", "margin"], [[item.id, item.says, str(item.region)] for item in CLAIMS], left=3)
+
+
+def tally(rows: Sequence[Row]) -> str:
+    """How many verdicts of each kind; a claim has one for each of the paper's own arms."""
+    counts = Counter(row["verdict"] for row in rows if row["arm"] in PAPER_ARMS)
+    return (
+        "Verdicts on the paper's own arms: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS) + "."
+    )
+
+
+def verdict_grid(rows: Sequence[Row]) -> str:
+    """What was claimed, what was found, and the verdict."""
+    header = ["claim", "arm", "against", "paper", "ours", "interval", "margin", "verdict", "decided by"]
+    body = [
+        [
+            *(row[name] or "–" for name in ("claim", "arm", "against", "paper")),
+            _number(row["ours"], row["unit"]),
+            _ends(row["low"], row["high"], unit=row["unit"]),
+            row["margin"],
+            f"**{row['verdict']}**",
+            row["decided_by"],
+        ]
+        for row in rows
+    ]
+    return grid(header, body, left=len(header))
+
+
+def _evidence(rows: Sequence[Row]) -> str:
+    header = ["claim", "arm", "against", "p", "Holm's p", "over examples", "budget", "values"]
+    body = [
+        [
+            *(row[name] for name in ("claim", "arm", "against")),
+            *(_p(row[name]) for name in ("p", "p_holm")),
+            _ends(*(row["examples"] or (None, None)), unit=row["unit"]),
+            _budget(row["budget"]),
+            _values(row),
+        ]
+        for row in rows
+    ]
+    return grid(header, body, left=len(header))
+
+
+def discrepancies_markdown(rows: Sequence[Row]) -> str:
+    """The description beside the code, and each difference's effect where arms isolate it."""
+    points = [[item.point, item.says, item.does] for item in DISCREPANCIES]
+    effects = [[row["point"], row["protocol"], row["arm"] or "–", row["against"] or "–", *_effect(row)] for row in rows]
+    return "\n\n".join(
+        [
+            "# Described and coded",
+            "The paper describes one method; its authors' published code does another. The study's arms are the "
+            "described ones, and each difference is a switch of its own.",
+            grid(["point", "as described", "as coded"], points, left=3),
+            "## What each difference does to robust accuracy",
+            "Points: the arm with the difference less the arm without it, paired by seed, with Student's t interval at "
+            "95 % over the seeds. p is two-sided, of no effect, and not corrected for the number of rows: these are "
+            "observations, not claims.",
+            grid(["point", "protocol", "arm", "against", "effect", "interval", "p", "every seed"], effects, left=4),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def _effect(row: Row) -> list[str]:
+    if row["effect"] is None:
+        return [row["note"], "–", "–", "–"]
+    mean, low, high = row["effect"]
+    seeds = ", ".join(_number(value, "points") for value in row["values"])
+    return [_number(mean, "points"), _ends(low, high, unit="points"), _p(row["p"]), seeds]
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
+    return f"{value:+.2f}" if unit == "points" else f"{value:.3f}"
+
+
+def _ends(low: float | None, high: float | None, *, unit: str) -> str:
+    return "–" if low is None or high is None else f"{_number(low, unit)} to {_number(high, unit)}"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _budget(budget: Mapping[str, float]) -> str:
+    ours, theirs = (f"{budget[side] / 1e6:#.3g}" for side in ("total_passes", "reference_passes"))
+    return f"{budget['epochs']} epochs, {ours} M passes against {theirs} M"
+
+
+def _values(row: Row) -> str:
+    """Every seed's value, or every round's."""
+    numbers = [_number(value, row["unit"]) for value in row["values"]]
+    if row["over"] == "rounds":
+        return ", ".join(numbers) or "–"
+    return ", ".join(f"{seed}: {number}" for seed, number in zip(row["seeds"], numbers, strict=False)) or "–"

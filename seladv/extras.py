@@ -1,0 +1,39 @@
+"""What a table shows beside the agreed columns: more networks and attacks where they ran, and marks of doubt."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Find = Callable[[Any], Any]
+MORE: dict[str, Find] = {  # columns from a run's metrics, shown where at least one run has them
+    "robust, last, %": lambda run: run.get("checkpoints", {}).get("last"),
+    "robust, best, %": lambda run: run.get("checkpoints", {}).get("best"),
+    "AutoAttack, %": lambda run: run.get("attacks", {}).get("autoattack"),
+    "worst case, %": lambda run: run.get("worst_case"),
+}
+MORE_READING = (
+    " Last and best: the networks of the last epoch and of the best one on held-out images. AutoAttack and the worst "
+    "case (an image counts that is right under every attack) are taken on fewer images, and AutoAttack for some seeds "
+    "only: they are means over the seeds that have them."
+)
+
+
+def overfitted(run: dict[str, Any]) -> bool:
+    """Catastrophic overfitting: the last epoch's network withstands one step of FGSM and not PGD (Wong et al. 2020).
+
+    Drawn at twice as many held-out images right under FGSM, and ten points more at least; `clean` attacks nothing.
+    """
+    line = run["training"]["history"][-1]
+    fgsm, robust = line.get("heldout_fgsm", 0.0), line.get("heldout_robust", 0.0)
+    return run["training"]["cost"]["attack_passes"] > 0 and fgsm > 2 * robust and fgsm >= robust + 10
+
+
+MARKS: dict[str, Find] = {
+    "masked gradients?": lambda run: run.get("masked_gradients"),  # the evaluation's checklist failed
+    "catastrophic overfitting": overfitted,
+}
+
+
+def marked(arm: str, runs: Sequence[dict[str, Any]]) -> str:
+    """The arm's name, with what makes its numbers doubtful and the seeds that it happened to."""
+    seeds = {mark: [str(run["seed"]) for run in runs if found(run)] for mark, found in MARKS.items()}
+    return "".join([arm, *(f" ({mark} seed {', '.join(which)})" for mark, which in seeds.items() if which)])
