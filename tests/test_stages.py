@@ -69,7 +69,7 @@ def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
 
 @protocols
 def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stages, protocol: str) -> None:
-    for kind in ("data", "train", "evaluate", "table"):
+    for kind in ("data", "train", "evaluate", "timing", "table"):
         stage = stages[f"{kind}-{protocol}"]
         assert stage["vars"] == [{"protocol": protocol}]
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
@@ -77,7 +77,7 @@ def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stage
 
 
 def test_every_stage_is_the_check_or_the_claims_or_a_protocols(stages: Stages) -> None:
-    kinds = ("data", "train", "evaluate", "table")
+    kinds = ("data", "train", "evaluate", "timing", "table")
     assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
 
 
