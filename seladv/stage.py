@@ -1,0 +1,118 @@
+"""`python -m seladv.stage NOTEBOOK OUTPUT [NAME=VALUE ...]`: run a notebook as a stage, without waiting for imports.
+
+The first stage starts a process that imports the slow packages once (`warm.py`); it forks a child for every stage.
+Imports nothing outside the standard library: this is all that a stage waits for. `SELADV_WARM=0` does without: then, and
+wherever anything about it fails, the notebook runs in this process, with the same results.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SECONDS = float(os.environ.get("SELADV_WARM", "30"))  # that the process outlives its last stage
+SERVER = Path(__file__).with_name("warm.py")
+OWN = ("_", "PWD", "OLDPWD", "SHLVL")  # variables that differ between stages and matter to none, as DVC_* do
+
+
+def surroundings() -> str:
+    """A hash of all that a process is born with: only where it is the same does another one's child equal it."""
+    shell = {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("DVC_")}
+    installed = [(path, os.stat(path).st_mtime_ns) for path in sys.path if path.endswith("-packages")]
+    limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
+    status = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(("Umask", "Cap"))]
+    spaces = [os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net", "pid", "user")]
+    everything = (
+        *(sys.executable, sys.version, sys.flags, sys.warnoptions, sys.path, os.getcwd(), shell, installed, limits),
+        *(status, spaces, Path("/proc/self/cgroup").read_text(), sorted(os.sched_getaffinity(0)), os.nice(0)),
+        SERVER.read_text(),
+    )
+    return hashlib.sha256(repr(everything).encode()).hexdigest()[:24]
+
+
+def folder() -> Path:
+    """A folder that only this user can enter.
+
+    Raises:
+        PermissionError: somebody else made it.
+    """
+    path = Path(os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp") / f"seladv-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{path} is not this user's own")
+    return path
+
+
+def connect() -> socket.socket:
+    """A connection to the server, which is started where there is none."""
+    path = folder() / surroundings()
+    client = socket.socket(socket.AF_UNIX)
+    try:
+        client.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        start(path)
+        client.connect(str(path))  # waits in the queue while the server imports
+    return client
+
+
+def start(path: Path) -> None:
+    """Start the server on `path`, on its own: no terminal, no folder, no file of this process is held by it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        mine = path.with_name(f"{path.name}.{os.getpid()}")
+        listener.bind(str(mine))
+        listener.listen(64)
+        mine.rename(path)  # two first stages at a time: the later server is found, the earlier one soon ends
+        nothing = subprocess.DEVNULL
+        command = [sys.executable, "-P", str(SERVER), str(path), str(SECONDS)]  # -P: imports nothing from beside it
+        server = subprocess.Popen(command, stdin=listener, stdout=nothing, stderr=nothing, start_new_session=True)
+        server.returncode = 0  # not to be waited for
+
+
+def request(arguments: list[str]) -> bytes:
+    """What a child needs to stand where this process stands."""
+    here: dict[str, Any] = {"arguments": arguments, "folder": os.getcwd(), "path": sys.path, "environ": {**os.environ}}
+    return json.dumps(here).encode()
+
+
+def warm(arguments: list[str]) -> int | None:
+    """The exit code of the stage in a child of the server; None where that could not be had."""
+    if not SECONDS or sys.platform != "linux":
+        return None
+    try:
+        client, body = connect(), request(arguments)
+        socket.send_fds(client, [f"{len(body):8}".encode()], [0, 1, 2])
+        client.sendall(body)
+        while True:
+            try:
+                code = client.recv(8)
+                break
+            except KeyboardInterrupt:
+                client.send(b"i")
+    except OSError:
+        return None
+    if code.startswith(b"-"):
+        print(f"the stage was killed by signal {-int(code)}", file=sys.stderr)
+        return 128 - int(code)
+    return int(code) if code else None
+
+
+def main() -> int:
+    """Run the stage that the command line names."""
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel does
+    code = warm(sys.argv[1:])
+    if code is None:
+        from seladv import engine
+
+        code = engine.run(sys.argv[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
