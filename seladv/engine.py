@@ -1,33 +1,35 @@
-"""Run a notebook through papermill, its cells in this very process: no kernel to start, the same outputs."""
+"""papermill's engine without a kernel: cells run in this very process, and leave the same outputs."""
 
-import ast
 import io
 import sys
 from binascii import b2a_base64
-from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import Any
 
-import papermill
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
-from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
-from papermill.exceptions import PapermillExecutionError
+from papermill.engines import Engine, NotebookExecutionManager
 from traitlets import Type
 from traitlets.config import Config
-
-USAGE = "usage: python -m seladv.stage NOTEBOOK OUTPUT [NAME=VALUE ...]"
-INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended
 
 
 class Publisher(DisplayPublisher):
     """`display(...)`, into the cell."""
 
-    def publish(self, data, metadata=None, *_: Any, transient=None, update=False, **__: Any) -> None:  # type: ignore[no-untyped-def]
+    shell: "Shell"
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *_: Any,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **__: Any,
+    ) -> None:
         name = (transient or {}).get("display_id")
         self.shell.record("display_data", data=data, metadata=metadata, name=name, update=update)
 
@@ -41,7 +43,8 @@ class Hook(DisplayHook):
     def write_output_prompt(self) -> None: ...
 
     def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-        self.shell.record("execute_result", data=format_dict, metadata=md_dict, execution_count=self.prompt_count)
+        count = self.prompt_count
+        self.shell.record("execute_result", data=format_dict, metadata=md_dict, execution_count=count)  # type: ignore[union-attr]
 
     def finish_displayhook(self) -> None:
         self._is_active = False
@@ -52,6 +55,7 @@ class Shell(InteractiveShell):
 
     displayhook_class, display_pub_class = Type(Hook), Type(Publisher)
     cell = NotebookNode(outputs=[])
+    displayed: dict[str | None, NotebookNode]  # outputs by the name that `display(..., display_id=...)` gave them
 
     def record(self, kind: str, *, name: str | None = None, update: bool = False, **content: Any) -> None:
         """Append an output to the cell; one of the same display `name` is replaced where `update` says so."""
@@ -80,6 +84,8 @@ class Shell(InteractiveShell):
 class Stream(io.TextIOBase):
     """stdout or stderr: on to where it led before, at once, and into the running cell."""
 
+    encoding = "utf-8"
+
     def __init__(self, name: str, onward: Any, shell: Shell, manager: NotebookExecutionManager):
         self.name, self.onward, self.shell, self.manager = name, onward, shell, manager
 
@@ -98,7 +104,7 @@ class Stream(io.TextIOBase):
         return int(self.onward.fileno())
 
 
-class InProcess(Engine):
+class InProcess(Engine):  # type: ignore[misc]
     """papermill's engine over `Shell`. A cell that fails ends the run, as it does with a kernel."""
 
     @classmethod
@@ -116,51 +122,3 @@ class InProcess(Engine):
                 nb_man.cell_complete(cell, index)
                 if not ok:
                     return
-
-
-def value(text: str) -> Any:
-    """A number, True, False or None where `text` is one; else `text` itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def execute(notebook: str, output: str, parameters: dict[str, Any]) -> None:
-    """Execute `notebook` with `parameters`, and keep it as `output`, be it with the traceback of a failing cell.
-
-    Raises:
-        ValueError: a parameter is none of the notebook's.
-        PapermillExecutionError: a cell failed.
-    """
-    known = papermill.inspect_notebook(notebook)
-    if unknown := [name for name in parameters if name not in known]:
-        raise ValueError(f"{notebook} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    papermill_engines.register("in-process", InProcess)
-    papermill.execute_notebook(notebook, output, parameters, engine_name="in-process", progress_bar=False)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """The exit code of a stage. A failure is one line on stderr, the last one."""
-    try:
-        if len(arguments) < 2 or not all("=" in argument for argument in arguments[2:]):
-            raise ValueError(USAGE)
-        notebook, output, *settings = arguments
-        pairs = (setting.split("=", 1) for setting in settings)
-        execute(notebook, output, {name: value(text) for name, text in pairs})
-    except PapermillExecutionError as error:
-        print(f"{line(error.evalue)} ({error.ename}; traceback: {output})".lstrip(), file=sys.stderr)
-        return INTERRUPTED if error.ename == "KeyboardInterrupt" else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        print(line(error) or type(error).__name__, file=sys.stderr)
-        return 1
-    return 0
-
-
-def line(message: object) -> str:
-    """`message` as one line."""
-    return " ".join(str(message).split())

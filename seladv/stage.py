@@ -1,8 +1,8 @@
 """`python -m seladv.stage NOTEBOOK OUTPUT [NAME=VALUE ...]`: run a notebook as a stage, without waiting for imports.
 
-The first stage starts a process that imports the slow packages once (`warm.py`); it forks a child for every stage.
-Imports nothing outside the standard library: this is all that a stage waits for. `SELADV_WARM=0` does without: then, and
-wherever anything about it fails, the notebook runs in this process, with the same results.
+The first stage starts a server that imports the slow packages once (`warm.py`) and forks a child for every stage; this
+module needs the standard library alone. With `SELADV_WARM=0`, and wherever anything about the server fails, the
+notebook runs in this process instead, with the same results.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = float(os.environ.get("SELADV_WARM", "30"))  # that the process outlives its last stage
+SECONDS = float(os.environ.get("SELADV_WARM", "30"))  # that the server outlives its last stage
 SERVER = Path(__file__).with_name("warm.py")
 OWN = ("_", "PWD", "OLDPWD", "SHLVL")  # variables that differ between stages and matter to none, as DVC_* do
 
@@ -26,12 +26,11 @@ def surroundings() -> str:
     shell = {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("DVC_")}
     installed = [(path, os.stat(path).st_mtime_ns) for path in sys.path if path.endswith("-packages")]
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
-    status = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(("Umask", "Cap"))]
-    spaces = [os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net", "pid", "user")]
+    (umask,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask"))
+    container = [os.readlink(f"/proc/self/ns/{space}") for space in ("mnt", "net", "pid")]
     everything = (
-        *(sys.executable, sys.version, sys.flags, sys.warnoptions, sys.path, os.getcwd(), shell, installed, limits),
-        *(status, spaces, Path("/proc/self/cgroup").read_text(), sorted(os.sched_getaffinity(0)), os.nice(0)),
-        SERVER.read_text(),
+        *(sys.executable, sys.version, sys.path, installed, shell, SERVER.read_text(), container),
+        *(Path("/proc/self/cgroup").read_text(), sorted(os.sched_getaffinity(0)), os.nice(0), limits, umask),
     )
     return hashlib.sha256(repr(everything).encode()).hexdigest()[:24]
 
@@ -71,7 +70,9 @@ def start(path: Path) -> None:
         mine.rename(path)  # two first stages at a time: the later server is found, the earlier one soon ends
         nothing = subprocess.DEVNULL
         command = [sys.executable, "-P", str(SERVER), str(path), str(SECONDS)]  # -P: imports nothing from beside it
-        server = subprocess.Popen(command, stdin=listener, stdout=nothing, stderr=nothing, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdin=listener.fileno(), stdout=nothing, stderr=nothing, start_new_session=True
+        )
         server.returncode = 0  # not to be waited for
 
 
@@ -108,9 +109,9 @@ def main() -> int:
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel does
     code = warm(sys.argv[1:])
     if code is None:
-        from seladv import engine
+        from seladv import execute
 
-        code = engine.run(sys.argv[1:])
+        code = execute.run(sys.argv[1:])
     return code
 
 
