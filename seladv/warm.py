@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "papermill", "IPython", "matplotlib_inline", "seaborn", "scipy.stats",
+PACKAGES = ("torch", "torchvision", "papermill", "IPython", "seaborn", "scipy.stats",
             "pydantic.main", "yaml", "safetensors.torch", "sklearn.datasets")  # fmt: skip
 PATIENCE = 5.0  # seconds for a client to say what it wants
 PR_SET_PDEATHSIG = 1
@@ -126,7 +126,8 @@ def run(stage: Stage, server: int) -> None:
     sys.path[:] = wanted["path"]
     sys.argv = ["seladv.stage", *wanted["arguments"]]
     importlib.invalidate_caches()
-    sys.modules["numpy"].random.seed()  # else all children would draw the same numbers
+    sys.modules["numpy"].random.seed()  # else all children would draw the same numbers, as no fresh processes do
+    sys.modules["torch"].default_generator.seed()
     from seladv import execute
 
     code = execute.run(wanted["arguments"])
