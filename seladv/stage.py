@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = float(os.environ.get("SELADV_WARM", "30"))  # that the server outlives its last stage
 SERVER = Path(__file__).with_name("warm.py")
 OWN = ("_", "PWD", "OLDPWD", "SHLVL")  # variables that differ between stages and matter to none, as DVC_* do
 
@@ -24,7 +23,8 @@ OWN = ("_", "PWD", "OLDPWD", "SHLVL")  # variables that differ between stages an
 def surroundings() -> str:
     """A hash of all that a process is born with: only where it is the same does another one's child equal it."""
     shell = {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("DVC_")}
-    installed = [(path, os.stat(path).st_mtime_ns) for path in sys.path if path.endswith("-packages")]
+    packages = (path for path in sys.path if path.endswith("-packages") and os.path.isdir(path))
+    installed = [(path, os.stat(path).st_mtime_ns) for path in packages]
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     (umask,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask"))
     container = [os.readlink(f"/proc/self/ns/{space}") for space in ("mnt", "net", "pid")]
@@ -49,27 +49,27 @@ def folder() -> Path:
     return path
 
 
-def connect() -> socket.socket:
+def connect(seconds: float) -> socket.socket:
     """A connection to the server, which is started where there is none."""
     path = folder() / surroundings()
     client = socket.socket(socket.AF_UNIX)
     try:
         client.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
-        start(path)
+        start(path, seconds)
         client.connect(str(path))  # waits in the queue while the server imports
     return client
 
 
-def start(path: Path) -> None:
-    """Start the server on `path`, on its own: no terminal, no folder, no file of this process is held by it."""
+def start(path: Path, seconds: float) -> None:
+    """Start the server on `path`, to outlive its last stage by `seconds`. It holds no file or folder of this process."""
     with socket.socket(socket.AF_UNIX) as listener:
         mine = path.with_name(f"{path.name}.{os.getpid()}")
         listener.bind(str(mine))
         listener.listen(64)
         mine.rename(path)  # two first stages at a time: the later server is found, the earlier one soon ends
         nothing = subprocess.DEVNULL
-        command = [sys.executable, "-P", str(SERVER), str(path), str(SECONDS)]  # -P: imports nothing from beside it
+        command = [sys.executable, "-P", str(SERVER), str(path), str(seconds)]  # -P: imports nothing from beside it
         server = subprocess.Popen(
             command, stdin=listener.fileno(), stdout=nothing, stderr=nothing, start_new_session=True
         )
@@ -82,12 +82,10 @@ def request(arguments: list[str]) -> bytes:
     return json.dumps(here).encode()
 
 
-def warm(arguments: list[str]) -> int | None:
+def warm(arguments: list[str], seconds: float) -> int | None:
     """The exit code of the stage in a child of the server; None where that could not be had."""
-    if not SECONDS or sys.platform != "linux":
-        return None
     try:
-        client, body = connect(), request(arguments)
+        client, body = connect(seconds), request(arguments)
         socket.send_fds(client, [f"{len(body):8}".encode()], [0, 1, 2])
         client.sendall(body)
         while True:
@@ -96,7 +94,7 @@ def warm(arguments: list[str]) -> int | None:
                 break
             except KeyboardInterrupt:
                 client.send(b"i")
-    except OSError:
+    except (OSError, ValueError):
         return None
     if code.startswith(b"-"):
         print(f"the stage was killed by signal {-int(code)}", file=sys.stderr)
@@ -107,7 +105,13 @@ def warm(arguments: list[str]) -> int | None:
 def main() -> int:
     """Run the stage that the command line names."""
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel does
-    code = warm(sys.argv[1:])
+    asked = os.environ.get("SELADV_WARM", "30")
+    try:
+        seconds = float(asked)
+    except ValueError:
+        print(f"SELADV_WARM = {asked!r}: a number of seconds is needed, 0 for no server", file=sys.stderr)
+        return 1
+    code = warm(sys.argv[1:], seconds) if seconds > 0 and sys.platform == "linux" else None
     if code is None:
         from seladv import execute
 
