@@ -62,7 +62,7 @@ def connect(seconds: float) -> socket.socket:
 
 
 def start(path: Path, seconds: float) -> None:
-    """Start the server on `path`, to outlive its last stage by `seconds`. It holds no file or folder of this process."""
+    """Start the server on `path`, to outlive its last stage by `seconds`. It holds no file of this process."""
     with socket.socket(socket.AF_UNIX) as listener:
         mine = path.with_name(f"{path.name}.{os.getpid()}")
         listener.bind(str(mine))
