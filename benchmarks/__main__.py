@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import draw, epochs, memory, peers, report, settings, targets
+from benchmarks import draw, epochs, memory, peers, report, settings, startup, targets, timing
 from benchmarks.contest import Contest
 from benchmarks.hotspots import hotspots
 from seladv import checkpoint, plots, precision, provenance
@@ -28,6 +28,8 @@ def measure(device: torch.device) -> dict[str, Any]:
     figures: list[targets.Figure] = []
     profiled: dict[str, Callable[[], Any]] = {}
 
+    say("start-up", started)
+    starts = startup.measure(repetitions=settings.START_REPETITIONS, epochs=settings.START_EPOCHS)
     say("memory", started)
     peaks = [(size, [memory.measure(size, device=device)]) for size in settings.MEMORY_BATCH_SIZES]
     for case in settings.CASES:
@@ -45,6 +47,8 @@ def measure(device: torch.device) -> dict[str, Any]:
     figures += targets.of_epochs(spent)
     profiled |= {f"epoch: {arm}": partial(epochs.epoch, run) for arm, run in runs.items()}
 
+    figures += targets.of_startup(starts)
+
     say("growth", started)
     per_step = {arm: [line["epoch_seconds"] / settings.EPOCH_BATCHES for line in spent[arm]] for arm in runs}
     size = settings.TRAINING["batch_size"]
@@ -59,7 +63,7 @@ def measure(device: torch.device) -> dict[str, Any]:
     }
 
     say("profiles of what missed its target", started)
-    missed = dict.fromkeys(f["hot"] for f in figures if f["met"] is False)
+    missed = dict.fromkeys(f["hot"] for f in figures if f["met"] is False and f["hot"])
     return {
         "provenance": provenance.describe(ROOT) | peers.versions(found),
         "device": device.type,
@@ -70,6 +74,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         "rows": rows if settings.GPU else rows + [{**row, **NOT_MEASURED} for row in rows],
         "epochs": {arm: epochs.summary(lines) for arm, lines in spent.items()},
         "targets": figures,
+        "startup": {name: timing.spread(seconds)._asdict() for name, seconds in starts.items()},
         "growth": growth,
         "profiles": {name: hotspots(profiled[name], device=device) for name in missed},
     }

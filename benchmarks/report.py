@@ -50,6 +50,14 @@ def epochs_table(measured: Measured) -> str:
     return table(["arm", "epoch, s", "scoring, s", "attack, s", "update, s", "passes ÷ full"], rows)
 
 
+def startup_table(measured: Measured) -> str:
+    """Seconds of a stage's start by the way it is run, and what they are of a training run."""
+    starts = measured["startup"]
+    training = starts["training"]["median"]
+    rows = [(name, cell(seconds), f"{seconds['median'] / training:.2f}") for name, seconds in starts.items()]
+    return table(["", "s", "÷ training"], rows)
+
+
 def growth_table(measured: Measured) -> str:
     """The straight lines."""
     rows = [
@@ -108,6 +116,17 @@ attack the same function in eval mode; `loss reached` is the mean loss after the
 Epochs of the MNIST network on random images, through `seladv.train.train_epoch`.
 
 {epochs_table(measured)}
+
+## Start-up
+
+A stage whose notebook only imports what training imports, from the command line to its end, beside a digits run of
+margin-50 (the epochs alone), in turns; median (quartiles).
+
+- `papermill`: the command, with a kernel of its own.
+- `cold`: `python -m seladv.stage` with `SELADV_WARM=0`, papermill without a kernel.
+- `warm`: `python -m seladv.stage`, as in `dvc.yaml`: a fork of the process that a first stage has started.
+
+{startup_table(measured)}
 
 ## Growth
 

@@ -56,6 +56,10 @@ EPOCH_BATCHES = 2 if QUICK else 40
 EPOCH_REPETITIONS = 2 if QUICK else 5
 ARMS = ("margin-13", "margin-25", "margin-50", "margin-75", "full")  # 13 % of 64, rounded down, are 12.5 %
 
+# A stage's start, and a digits run beside it.
+START_REPETITIONS = 1 if QUICK else 3
+START_EPOCHS = 1 if QUICK else None  # None: all of them
+
 # Growth: seconds of a training step of margin-50 against one setting at a time, on so many batches.
 GROWTH_BATCHES = 2 if QUICK else 6
 GROWTH_STEPS = (1, 2, 3) if QUICK else (5, 10, 20, 40)

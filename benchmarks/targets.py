@@ -11,11 +11,12 @@ LIMIT = 1.08
 SCORING = {"margin": 1.05, "gradmatch": 1.15}
 PASSES = 0.05
 LOOP = 1.03
+START = 1.0
 
 Figure = dict[str, Any]
 
 
-def figure(name: str, value: Spread | None, *, low: float = 0.0, high: float = float("inf"), hot: str) -> Figure:
+def figure(name: str, value: Spread | None, *, low: float = 0.0, high: float = float("inf"), hot: str | None) -> Figure:
     """One line of the table of targets; the median decides. `hot` names what to profile if it is missed."""
     bounds = [f"≥ {low:g}"] * (low > 0) + [f"≤ {high:g}"] * (high < float("inf"))
     met = None if value is None else low <= value.median <= high
@@ -62,3 +63,9 @@ def of_epochs(spent: dict[str, list[dict[str, Any]]]) -> list[Figure]:
         *(figure(f"training loop of {arm} / its phases", spread(values), high=LOOP, hot=f"epoch: {arm}")
           for arm, values in loops.items()),
     ]  # fmt: skip
+
+
+def of_startup(starts: Times) -> list[Figure]:
+    """Whether a stage of the demo costs more than its work."""
+    return [figure("start-up of a stage / a digits training run", ratio(starts["warm"], starts["training"]),
+                   high=START, hot=None)]  # fmt: skip

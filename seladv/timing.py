@@ -6,7 +6,6 @@ Runs that shared their machine with something else cannot be compared by the clo
 import os
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch

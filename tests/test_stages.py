@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import papermill
 import pytest
 import yaml
 
@@ -32,6 +33,16 @@ def test_training_depends_on_its_code_its_notebook_and_its_data_alone(stages: St
     assert {*stages[f"train-{protocol}"]["deps"]} == modules | {
         "build/2-train.py", "build/arms/${item.arm}.txt", "data/${protocol}.safetensors"
     }  # fmt: skip
+
+
+@protocols
+def test_a_notebooks_stage_gives_it_parameters_that_it_has(stages: Stages, root: Path, protocol: str) -> None:
+    for kind, number in (("data", 1), ("train", 2), ("evaluate", 3), ("table", 4)):
+        runner, notebook, output, *settings = stages[f"{kind}-{protocol}"]["cmd"].removeprefix("python -m ").split()
+        assert runner == "seladv.stage"
+        assert notebook.startswith(f"notebooks/{number}-")
+        assert output.startswith("runs/${protocol}/")
+        assert {setting.split("=")[0] for setting in settings} == set(papermill.inspect_notebook(root / notebook))
 
 
 @protocols
