@@ -26,9 +26,11 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C leaves nothing behind either
         with contextlib.suppress(OSError):
             partial.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise OSError(error.errno, f"{path} could not be written ({error.strerror}); it is as it was before") from None
 
 

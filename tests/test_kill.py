@@ -20,8 +20,8 @@ CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "
 CONTEXT.set_forkserver_preload(["seladv.train"])
 
 
-def study(folder: Path, settings: dict[str, Any], event: str = "", moment: int = 0) -> None:
-    """Trains and writes its model; or kills itself in its `moment`-th attack or write of the state."""
+def study(folder: Path, settings: dict[str, Any], event: str = "", moment: int = 0, how: int = signal.SIGKILL) -> None:
+    """Trains and writes its models; or sends itself `how` in its `moment`-th attack or write of the state."""
     torch.set_num_threads(1)
     train.SAVE_EVERY = -1.0  # after every batch
     left = iter(range(moment - 1, -1, -1))
@@ -29,7 +29,7 @@ def study(folder: Path, settings: dict[str, Any], event: str = "", moment: int =
     def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if next(left, None) == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), how)
             return function(*args, **kwargs)
 
         return wrapped
@@ -76,5 +76,18 @@ def test_a_run_killed_at_ten_moments_ends_with_the_same_bytes(folder: Path, sett
     for event in draw.sample(["write", "attack"] * 5, 10):
         assert end(folder, settings, event, draw.randint(1, 3)) == -signal.SIGKILL
         assert not models(folder)
+    assert end(folder, settings) == 0
+    assert models(folder) == expected
+
+
+@pytest.mark.parametrize("event", ["attack", "write"])
+def test_ctrl_c_costs_no_more_than_a_kill(folder: Path, settings: dict[str, Any], event: str) -> None:
+    assert end(folder, settings) == 0
+    expected = models(folder)
+    shutil.rmtree(folder / "models")
+    shutil.rmtree(folder / "state")
+    assert end(folder, settings, event, 3, signal.SIGINT) == 1
+    assert not models(folder)
+    assert len(list((folder / "state").iterdir())) == 1  # the state, whole, and no half-written one beside it
     assert end(folder, settings) == 0
     assert models(folder) == expected
