@@ -1,5 +1,6 @@
 """`python -m benchmarks <folder>`: measure everything side by side, and write <folder>/<device>.{json,md,png,svg}."""
 
+import json
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import draw, epochs, memory, peers, report, settings, startup, targets, timing
+from benchmarks import draw, epochs, memory, peers, precisions, report, settings, startup, targets, timing
 from benchmarks.contest import Contest
 from benchmarks.hotspots import hotspots
 from seladv import checkpoint, plots, precision, provenance
@@ -49,6 +50,12 @@ def measure(device: torch.device) -> dict[str, Any]:
 
     figures += targets.of_startup(starts)
 
+    say("bf16 against fp32", started)
+    precise = [precisions.measure("digits", root=ROOT)]
+    elsewhere = ROOT / "results" / "bench" / "precisions-mnist.json"  # takes half an hour: a command of its own
+    precise += [json.loads(elsewhere.read_text())] if elsewhere.exists() else []
+    figures += targets.of_precisions(precise)
+
     say("growth", started)
     per_step = {arm: [line["epoch_seconds"] / settings.EPOCH_BATCHES for line in spent[arm]] for arm in runs}
     size = settings.TRAINING["batch_size"]
@@ -75,6 +82,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         "epochs": {arm: epochs.summary(lines) for arm, lines in spent.items()},
         "targets": figures,
         "startup": {name: timing.spread(seconds)._asdict() for name, seconds in starts.items()},
+        "precisions": precise,
         "growth": growth,
         "profiles": {name: hotspots(profiled[name], device=device) for name in missed},
     }

@@ -4,17 +4,22 @@ Each arm and seed is judged by the protocol's own evaluation, which computes in 
 where it is no larger than the spread between seeds.
 """
 
+import os
 import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from seladv import checkpoint, data, params, paths, provenance
+from benchmarks.settings import QUICK
+from seladv import checkpoint, data, params, paths, provenance, sources
+from seladv.data import Images
 from seladv.evaluate import evaluate
 from seladv.train import train
 
 ARMS, SEEDS, PRECISIONS = ("full", "margin-50"), (0, 1, 2), ("bf16", "fp32")
 FEWER = {"mnist": {"epochs": 1}}  # three seeds of five epochs in fp32 would take hours
+if QUICK:
+    SEEDS, FEWER = (0, 1), {"digits": {"epochs": 1}}
 KINDS = ("clean", "robust")
 
 Runs = dict[str, dict[str, list[dict[str, float]]]]  # arm → precision → a run for each seed
@@ -23,12 +28,16 @@ Runs = dict[str, dict[str, list[dict[str, float]]]]  # arm → precision → a r
 def runs(protocol: str, *, root: Path) -> Runs:
     """Clean and robust accuracy, percent, of every arm, precision and seed."""
     study = params.load(root / "params.yaml", protocol)
-    device = provenance.device()
-    parts = data.load(root / "data" / f"{protocol}.safetensors", device=device)
+    mirror = os.environ.get("SELADV_MIRROR")
+    raw = sources.raw(str(study.data), root=root / "data" / "raw", mirror=Path(mirror) if mirror else None)
+    tensors, device = data.split(raw, holdout=study.holdout), provenance.device()
+    parts = {
+        part: Images(tensors[f"{part}_images"].to(device), tensors[f"{part}_labels"].to(device)) for part in data.PARTS
+    }
 
     def judged(arm: str, precision: str, seed: int) -> dict[str, float]:
         settings = study.training() | FEWER.get(protocol, {}) | {"precision": precision}
-        run = train(settings, arm=arm, seed=seed, data=parts, device=device)
+        run = train(settings, arm=arm, seed=seed, data=parts, device=device, report=lambda line: None)
         result = evaluate(run.model, parts["test"], study, seed=seed)
         return {kind: result[kind] for kind in KINDS}
 
@@ -51,11 +60,16 @@ def compare(found: Runs) -> list[dict[str, Any]]:
     return rows
 
 
+def measure(protocol: str, *, root: Path) -> dict[str, Any]:
+    """`compare` of the protocol's runs, and what produced it."""
+    rows = compare(runs(protocol, root=root))
+    return {"protocol": protocol, **FEWER.get(protocol, {}), "rows": rows, "provenance": provenance.describe(root)}
+
+
 if __name__ == "__main__":
     protocol, folder = sys.argv[1:]
     root = paths.root()
-    rows = compare(runs(protocol, root=root))
-    content = {"protocol": protocol, **FEWER.get(protocol, {}), "rows": rows, "provenance": provenance.describe(root)}
+    content = measure(protocol, root=root)
     checkpoint.write_json(root / folder / f"precisions-{protocol}.json", content)
-    for row in rows:
+    for row in content["rows"]:
         print(row)

@@ -58,6 +58,17 @@ def startup_table(measured: Measured) -> str:
     return table(["", "s", "÷ training"], rows)
 
 
+def precisions_table(measured: Measured) -> str:
+    """Accuracies in both precisions, seed by seed."""
+    rows = []
+    for one in measured["precisions"]:
+        for r in one["rows"]:
+            seeds = [", ".join(f"{value:.1f}" for value in r[precision]) for precision in ("bf16", "fp32")]
+            numbers = [f"{r[name]:.2f}" for name in ("mean", "most", "spread")]
+            rows.append((one["protocol"], r["arm"], r["kind"], *seeds, *numbers, "yes" if r["within"] else "**no**"))
+    return table(["protocol", "arm", "accuracy", "bf16", "fp32", "mean", "most", "spread", "within"], rows)
+
+
 def growth_table(measured: Measured) -> str:
     """The straight lines."""
     rows = [
@@ -127,6 +138,13 @@ margin-50 (the epochs alone), in turns; median (quartiles).
 - `warm`: `python -m seladv.stage`, as in `dvc.yaml`: a fork of the process that a first stage has started.
 
 {startup_table(measured)}
+
+## bf16 against fp32
+
+The same runs trained in either and judged in fp32: accuracies of the seeds, percent; how far the two are apart, in the mean and
+at most for one seed; and the range over the seeds. MNIST: one epoch instead of five.
+
+{precisions_table(measured)}
 
 ## Growth
 

@@ -51,6 +51,16 @@ def of_contest(contest: Contest, times: Times) -> list[Figure]:
     ]  # fmt: skip
 
 
+def of_precisions(measured: list[dict[str, Any]]) -> list[Figure]:
+    """How far bf16 moves the accuracies of a run, over the spread of its seeds: at most, of all arms and seeds."""
+    return [
+        figure(f"{one['protocol']}: bf16 moves {kind} accuracy / spread of seeds", spread(shares), high=1.0, hot=None)
+        for one in measured
+        for kind in ("clean", "robust")
+        if (shares := [r["most"] / r["spread"] for r in one["rows"] if r["kind"] == kind and r["spread"]])
+    ]
+
+
 def of_epochs(spent: dict[str, list[dict[str, Any]]]) -> list[Figure]:
     """Whether time follows the counted passes, and what the loop costs besides its phases."""
     half, full = spent["margin-50"], spent["full"]

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = {"textbook", "torchattacks", "foolbox", "seladv", "seladv fp32", "forward", "margin", "gradmatch"}
 FIGURES = ("textbook / seladv", "faster peer", "textbook / seladv in fp32", "seladv / limit", "margin / forward",
            "gradmatch / forward", "epoch of margin-50 / full", "loop of margin-50", "loop of full",
-           "start-up of a stage")  # fmt: skip
+           "start-up of a stage", "bf16 moves robust")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
