@@ -135,3 +135,14 @@ def run(
         inputs_in_range(model, few, protocol, seed=seed),
         deterministic(model, few),
     ]
+
+
+def added(metrics: Mapping[str, Any], item: Check) -> dict[str, Any]:
+    """A run's metrics with one more check, `masked_gradients` seen to: how `seladv.transfer`'s verdict joins the rest."""
+    items = [*metrics["checklist"], item]
+    return {**metrics, "checklist": items, "masked_gradients": masked(items)}
+
+
+def masked(items: list[Check]) -> bool:
+    """Whether the run is to be marked: one failed check is enough."""
+    return not all(item["passed"] for item in items)

@@ -13,7 +13,9 @@ Curve = list[list[float]]
 FACTORS = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
-def robust(model: nn.Module, data: Images, clean: Tensor, *, eps: float, step_size: float, steps: int, seed: int) -> float:
+def robust(
+    model: nn.Module, data: Images, clean: Tensor, *, eps: float, step_size: float, steps: int, seed: int
+) -> float:
     """Percent right under PGD. The starts depend on the seed alone: two points of a curve differ in nothing else."""
     generator = stream(seed, "curves", data.labels.device)
     attack = pgd_attack(eps=eps, step_size=step_size, steps=steps, generator=generator)

@@ -44,7 +44,7 @@ def evaluate(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -
     return {
         "clean": attacks["clean"]["robust"],
         "robust": attacks["pgd"]["robust"],
-        "masked_gradients": not all(item["passed"] for item in checks),
+        "masked_gradients": checklist.masked(checks),
         "evaluation": {
             **settings.model_dump(),
             "eps": protocol.eps,

@@ -67,6 +67,15 @@ def test_training_and_data_depend_on_the_settings_that_they_read_alone(stages: S
 
 
 @protocols
+@pytest.mark.parametrize("kind", ["evaluate", "transfer"])
+def test_judging_depends_on_the_code_that_judges(stages: Stages, protocol: str, kind: str) -> None:
+    settings = {"params", "protocol", "arms", "selection", "gradients"}  # what they read comes in as parameters
+    modules = reach(kind) - settings | {"checkpoint", "models", "record"}  # these read the network
+    listed = {dep for dep in stages[f"{kind}-{protocol}"]["deps"] if dep.startswith("seladv/")}
+    assert listed == {f"seladv/{module}.py" for module in modules}
+
+
+@protocols
 def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
     read = {param for name, stage in stages.items() if name.endswith(f"-{protocol}") for param in stage["params"]}
     assert read == {f"${{protocol}}.{name}" for name in Protocol.model_fields}
@@ -74,7 +83,7 @@ def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
 
 @protocols
 def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stages, protocol: str) -> None:
-    for kind in ("data", "train", "evaluate", "table"):
+    for kind in ("data", "train", "evaluate", "transfer", "table"):
         stage = stages[f"{kind}-{protocol}"]
         assert stage["vars"] == [{"protocol": protocol}]
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
@@ -82,7 +91,7 @@ def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stage
 
 
 def test_every_stage_is_the_check_or_a_protocols(stages: Stages) -> None:
-    kinds = ("data", "train", "evaluate", "table")
+    kinds = ("data", "train", "evaluate", "transfer", "table")
     assert set(stages) == {"check", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
 
 
