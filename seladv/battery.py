@@ -15,7 +15,7 @@ from seladv.outcomes import pack
 from seladv.params import Protocol
 from seladv.seeds import stream
 
-STRONG = {"steps": 100, "restarts": 5}
+STRONG_STEPS, STRONG_RESTARTS = 100, 5
 
 
 class Case(NamedTuple):
@@ -43,19 +43,19 @@ def clean(case: Case) -> Outcome:
 def pgd(case: Case) -> Outcome:
     """The protocol's own PGD, as the paper evaluates; every image is attacked, the lost ones too."""
     evaluate = case.protocol.evaluate
-    settings = {"eps": case.protocol.eps, "step_size": evaluate.step_size, "steps": evaluate.steps}
+    settings: dict[str, Any] = {"eps": case.protocol.eps, "step_size": evaluate.step_size, "steps": evaluate.steps}
     attack = pgd_attack(**settings, generator=case.random("evaluation"))
     # An image lost already is not won back by an attack.
     return case.clean & correct(case.model, case.data, attack=attack), settings
 
 
 def pgd_strong(case: Case) -> Outcome:
-    """The worst of several longer PGDs, with steps of 2.5 eps / steps (Madry et al. 2018, their supplement)."""
-    eps, steps = case.protocol.eps, STRONG["steps"]
-    settings = {"eps": eps, "step_size": 2.5 * eps / steps, "steps": steps}
+    """The worst of several long PGDs, with steps of 2.5 eps / steps: enough to reach any edge of the ball."""
+    eps = case.protocol.eps
+    settings: dict[str, Any] = {"eps": eps, "step_size": 2.5 * eps / STRONG_STEPS, "steps": STRONG_STEPS}
     attack = pgd_attack(**settings, generator=case.random("evaluation strong"))
-    hits = worst_of(case.model, case.data, case.clean, [attack] * STRONG["restarts"])
-    return hits, {**settings, "restarts": STRONG["restarts"]}
+    hits = worst_of(case.model, case.data, case.clean, [attack] * STRONG_RESTARTS)
+    return hits, {**settings, "restarts": STRONG_RESTARTS}
 
 
 def auto(case: Case) -> Outcome:
@@ -66,7 +66,7 @@ def auto(case: Case) -> Outcome:
 
 def square(case: Case) -> Outcome:
     """AutoAttack's gradient-free member alone."""
-    settings = {"eps": case.protocol.eps, "queries": case.protocol.evaluate.queries, "seed": case.seed}
+    settings: dict[str, Any] = {"eps": case.protocol.eps, "queries": case.protocol.evaluate.queries, "seed": case.seed}
     return autoattack(case.model, case.data, members=("square",), **settings).hits, settings
 
 

@@ -138,7 +138,7 @@ def run(
 
 
 def added(metrics: Mapping[str, Any], item: Check) -> dict[str, Any]:
-    """A run's metrics with one more check, `masked_gradients` seen to: how `seladv.transfer`'s verdict joins the rest."""
+    """A run's metrics with one more check, and the mark seen to: so `seladv.transfer`'s verdict joins the others."""
     items = [*metrics["checklist"], item]
     return {**metrics, "checklist": items, "masked_gradients": masked(items)}
 

@@ -39,10 +39,10 @@ class Section(BaseModel):
 class Evaluation(Section):
     """How the finished network is judged. What the checklist needs cannot be switched off, AutoAttack can."""
 
+    examples: Count  # test images, from the first on: clean accuracy and the protocol's own PGD
     steps: Count
     step_size: Radius
-    examples: Count  # test images, from the first on: clean accuracy and the protocol's own PGD
-    strong: Enough  # the same for each of the others
+    strong: Enough  # test images for each of the others
     fgsm: Enough
     noise: Enough
     square: Enough

@@ -62,7 +62,7 @@ def verdict(found: Outcomes, target: str) -> Check:
 
 
 def report(found: Mapping[int, Outcomes]) -> dict[str, Any]:
-    """What `results/transfer/<protocol>.json` holds of each seed's outcomes: robust accuracies, and a check for each run.
+    """What `results/transfer/<protocol>.json` says: robust accuracies of every pair, and a check for each run.
 
     `checks` goes by `<arm>-<seed>`, as the metrics files are named; `seladv.checklist.added` joins it to their lists.
     """
