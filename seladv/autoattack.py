@@ -46,14 +46,14 @@ def autoattack(
         batch_size: images at a time; the members draw their randomness by the batch.
     """
     x, y = data.batch(torch.arange(len(data.labels), device=data.labels.device))
-    x = x.contiguous()  # the package reshapes with .view, which refuses channels last
+    x = x.contiguous()  # the package reshapes with .view, which channels last may refuse
     with eval_mode(model), _own_randomness(x.device), _collected() as warnings:
         # verbose stays as it is: all it does is log at levels that nobody listens to.
         attack = pyautoattack.AutoAttack(model, norm="Linf", eps=eps, seed=seed, version="standard", device=x.device)
         attack.attacks_to_run = list(members)  # a version "custom" would change the members' settings as well
         attack.square.n_queries = queries
         x_adv, predicted = attack.run_standard_evaluation(x, y, batch_size=batch_size)
-    # The package takes NaN for a successful example: FAB divides by gradients, and some networks have none.
+    # The package takes an example for a success without a look at it; FAB divides by gradients that may be zero.
     # Only what was right is attacked, so an image that came back invalid was right.
     return Verdict(((predicted == y) | ~_allowed(x_adv, x, eps=eps)).cpu(), warnings)
 

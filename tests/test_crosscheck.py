@@ -14,7 +14,6 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmark is no part of t
 
 from benchmarks import crosscheck, peers
 
-
 SETTINGS = {"eps": 0.15, "step_size": 0.03}
 
 
