@@ -19,6 +19,7 @@ from seladv.modes import eval_mode
 Outcomes = dict[str, Tensor]  # library → which images are right under its PGD [N], bool
 
 BATCH = 250
+MOST = 1000  # test images: minutes for the MNIST network on a CPU
 
 
 def outcomes(
@@ -51,7 +52,7 @@ def main(protocol: str, arm: str, seed: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = record.load_model(paths.network(root, protocol, arm=arm, seed=seed), study.model, device=device)
     test = data.load(root / "data" / f"{protocol}.safetensors", device=device)["test"]
-    few = Images(*(part[: min(2000, study.evaluate.examples)] for part in test))
+    few = Images(*(part[: min(MOST, study.evaluate.examples)] for part in test))
     settings = study.evaluate.model_dump(include={"step_size", "steps"})
     found = outcomes(model, few, eps=study.eps, **settings, libraries=peers.NAMES)
     for name, hits in found.items():
