@@ -58,5 +58,5 @@ def pgd(
             loss = cross_entropy(model(x_adv).float(), y, reduction="sum")
             # Only the input's gradient: `loss.backward()` would compute every weight's as well.
             (gradient,) = torch.autograd.grad(loss, x_adv)
-            x_adv = gradient.sign_().mul_(step_size).add_(x_adv.detach()).clamp_(lower, upper)
+            x_adv = gradient.sign().mul_(step_size).add_(x_adv.detach()).clamp_(lower, upper)
     return x_adv.detach()

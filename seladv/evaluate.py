@@ -1,44 +1,50 @@
-"""How good a finished network is on the test set, clean and under attack."""
+"""How good a finished network is on the test set: clean, under every attack, and whether that is to be believed."""
 
 import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from seladv import battery, checklist, curves
 from seladv.accuracy import correct, percent
-from seladv.attack import pgd
 from seladv.data import Images
+from seladv.outcomes import worst_case
 from seladv.params import Protocol
-from seladv.seeds import stream
 
 
 def evaluate(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -> dict[str, Any]:
-    """Clean and robust accuracy, percent, by the protocol's own PGD (the paper's evaluation).
+    """A run's metrics, as JSON can hold them; accuracies in percent, every outcome packed (`seladv.outcomes`).
 
-    The network runs in fp32 whatever it was trained in, so that two machines judge it alike. The attack's random
-    start comes from `seed`: the arms of one seed meet the same one.
+    `clean` and `robust` are the paper's evaluation: the protocol's own PGD from one random start. `attacks` holds an
+    entry for each attack, on the first `examples` images (`battery.run` says what an entry reports). `worst_case`
+    counts the images right under every attack, among those that all attacks saw. `curves` and `checklist` tell
+    whether the attacks can be trusted; `masked_gradients` is true as soon as one check fails.
+
+    The network runs in fp32 whatever it was trained in, so that two machines judge it alike. Randomness comes from
+    `seed`: the arms of one seed meet the same one.
 
     Raises:
         ValueError: more examples are asked for than the test set has.
     """
     settings = protocol.evaluate
-    if settings.examples > len(test.labels):
-        raise ValueError(f"evaluate.examples = {settings.examples}: the test set has {len(test.labels)}")
-    subset = Images(*(part[: settings.examples] for part in test))
-    generator = stream(seed, "evaluation", test.labels.device)
-
-    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return pgd(
-            model, x, y, eps=protocol.eps, step_size=settings.step_size, steps=settings.steps, generator=generator
-        )
-
+    for name, count in settings.counts().items():
+        if count > len(test.labels):
+            raise ValueError(f"evaluate.{name} = {count}: the test set has {len(test.labels)}")
     started = time.monotonic()
-    clean = correct(model, subset)
-    robust = clean & correct(model, subset, attack=attack)  # an image lost already is not won back by an attack
+    data = Images(*(part[: max(settings.counts().values())] for part in test))
+    clean = correct(model, data)
+    hits, attacks = battery.run(battery.Case(model, data, clean, protocol, seed))
+    few = Images(*(part[: settings.curves] for part in data))
+    drawn = {
+        "eps": curves.against_eps(model, few, clean[: settings.curves], protocol, seed=seed),
+        "steps": curves.against_steps(model, few, clean[: settings.curves], protocol, seed=seed),
+    }
+    checks = checklist.run(model, data, protocol, seed=seed, hits=hits, curves=drawn)
     return {
-        "clean": percent(clean),
-        "robust": percent(robust),
+        "clean": attacks["clean"]["robust"],
+        "robust": attacks["pgd"]["robust"],
+        "masked_gradients": checklist.masked(checks),
         "evaluation": {
             **settings.model_dump(),
             "eps": protocol.eps,
@@ -46,4 +52,15 @@ def evaluate(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -
             "threads": torch.get_num_threads(),
             "seconds": time.monotonic() - started,
         },
+        "attacks": attacks,
+        "worst_case": {**battery.entry(worst_case([*hits.values()])), "attacks": list(hits)},
+        "curves": drawn,
+        "checklist": checks,
     }
+
+
+def accuracies(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -> dict[str, float]:
+    """`clean` and `robust` as in `evaluate`, and nothing else: for the networks that the tables do not judge by."""
+    data = Images(*(part[: protocol.evaluate.examples] for part in test))
+    case = battery.Case(model, data, correct(model, data), protocol, seed)
+    return {"clean": percent(case.clean), "robust": percent(battery.pgd(case)[0])}

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from seladv.overfitting import detect
+
 Find = Callable[[Any], Any]
 MORE: dict[str, Find] = {  # columns from a run's metrics, shown where at least one run has them
     "robust, last, %": lambda run: run.get("checkpoints", {}).get("last"),
@@ -18,13 +20,8 @@ MORE_READING = (
 
 
 def overfitted(run: dict[str, Any]) -> bool:
-    """Catastrophic overfitting: the last epoch's network withstands one step of FGSM and not PGD (Wong et al. 2020).
-
-    Drawn at twice as many held-out images right under FGSM, and ten points more at least; `clean` attacks nothing.
-    """
-    line = run["training"]["history"][-1]
-    fgsm, robust = line.get("heldout_fgsm", 0.0), line.get("heldout_robust", 0.0)
-    return run["training"]["cost"]["attack_passes"] > 0 and fgsm > 2 * robust and fgsm >= robust + 10
+    """Catastrophic overfitting at some epoch; `clean`, which attacks nothing, has none to speak of."""
+    return run["training"]["cost"]["attack_passes"] > 0 and detect(run["training"]["history"]).happened
 
 
 MARKS: dict[str, Find] = {

@@ -1,4 +1,4 @@
-"""The study's root, the same from a stage (which runs there) and from JupyterLab (which runs in notebooks/)."""
+"""Where things are: the study's root, the same from a stage (which runs there) and from JupyterLab (in notebooks/)."""
 
 from pathlib import Path
 
@@ -14,3 +14,8 @@ def root() -> Path:
         if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
             return folder
     raise FileNotFoundError(f"{here} is not inside the study: no folder above it holds params.yaml and dvc.yaml")
+
+
+def network(root: Path, protocol: str, *, arm: str, seed: int, which: str = "last") -> Path:
+    """Where training leaves a run's networks (`last`, `best`, `middle`, `average`), beside its run.json."""
+    return root / "models" / protocol / f"{arm}-{seed}" / f"{which}.safetensors"

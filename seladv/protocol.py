@@ -28,6 +28,8 @@ Positive = Annotated[float, BeforeValidator(_fraction), Field(gt=0, allow_inf_na
 Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 Share = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Enough = Annotated[int, Field(ge=50)]  # images for a check: of fewer, one image alone is more than two points
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
@@ -37,11 +39,24 @@ class Section(BaseModel):
 
 
 class Evaluation(Section):
-    """How the finished network is judged."""
+    """How the finished network is judged. What the checklist needs cannot be switched off, AutoAttack can."""
 
-    examples: Count  # of the test set, from its start
+    examples: Count  # test images, from the first on: clean accuracy and the protocol's own PGD
     steps: Count
     step_size: Radius
+    strong: Enough  # test images for each of the others
+    fgsm: Enough
+    noise: Enough
+    square: Enough
+    queries: Annotated[int, Field(ge=500)]
+    autoattack: Annotated[int, Field(ge=0)]
+    autoattack_seeds: list[Seed]
+    curves: Enough
+    transfer: Enough
+
+    def counts(self) -> dict[str, int]:
+        """How many test images each setting that counts them asks for."""
+        return self.model_dump(exclude={"steps", "step_size", "queries", "autoattack_seeds"})
 
 
 class Augmentation(Section):
@@ -97,7 +112,7 @@ class Protocol(Section):
     evaluate: Evaluation
     paper: dict[str, Published]
     arms: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
 
     @field_validator("model")
     @classmethod
@@ -138,8 +153,9 @@ class Protocol(Section):
             train, test = IMAGES[self.data]
             if self.holdout > train // 2:
                 raise ValueError(f"holdout = {self.holdout}: at most half of the {train} training images is allowed")
-            if self.evaluate.examples > test:
-                raise ValueError(f"evaluate.examples = {self.evaluate.examples}: there are {test} test images")
+            for name, count in self.evaluate.counts().items():
+                if count > test:
+                    raise ValueError(f"evaluate.{name} = {count}: there are {test} test images")
         return self
 
     def training(self) -> dict[str, Any]:

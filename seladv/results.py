@@ -29,6 +29,24 @@ def load(folder: Path, protocol: Protocol) -> Metrics:
     return {arm: [_read(folder / f"{arm}-{seed}.json") for seed in protocol.seeds] for arm in protocol.arms}
 
 
+def with_transfer(metrics: Metrics, path: Path) -> Metrics:
+    """`metrics`, each run with the check that only its fellows' networks allow: `seladv.transfer`'s, in `path`.
+
+    Raises:
+        ResultsError: the file is missing, not whole, or knows nothing of a run.
+    """
+    try:
+        checks = json.loads(path.read_text())["checks"]
+        return {arm: [_checked(run, checks[f"{arm}-{run['seed']}"]) for run in runs] for arm, runs in metrics.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ResultsError(f"{path} does not tell of every run: run `dvc repro transfer-{path.stem}`") from None
+
+
+def _checked(run: dict[str, Any], check: dict[str, Any]) -> dict[str, Any]:
+    masked = run["masked_gradients"] or not check["passed"]
+    return {**run, "checklist": [*run["checklist"], check], "masked_gradients": masked}
+
+
 def timing(path: Path) -> dict[str, Any] | None:
     """The epochs' times that `measures.rounds` describes; None where they were never measured.
 

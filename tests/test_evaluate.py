@@ -1,27 +1,38 @@
 """How a finished network is judged."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seladv import params
 from seladv.accuracy import correct, percent
+from seladv.attack import pgd
 from seladv.data import Images
 from seladv.evaluate import evaluate
+from seladv.outcomes import unpack
 from seladv.params import Protocol
+from seladv.seeds import stream
 
 
 @pytest.fixture
 def protocol(root: Path) -> Protocol:
     study = params.load(root / "params.yaml", "digits")
-    return study.model_copy(update={"evaluate": study.evaluate.model_copy(update={"examples": 30, "steps": 3})})
+    counts = {"examples": 30, "strong": 8, "fgsm": 30, "noise": 24, "square": 8, "autoattack": 0, "curves": 8}
+    less = {**counts, "transfer": 8, "steps": 3, "queries": 20}
+    return study.model_copy(update={"evaluate": study.evaluate.model_copy(update=less)})
+
+
+def changed(protocol: Protocol, **settings: Any) -> Protocol:
+    return protocol.model_copy(update={"evaluate": protocol.evaluate.model_copy(update=settings)})
 
 
 def untimed(result: dict[str, Any]) -> dict[str, Any]:
-    return {**result, "evaluation": {**result["evaluation"], "seconds": 0}}
+    attacks = {name: {**entry, "seconds": 0} for name, entry in result["attacks"].items()}
+    return {**result, "attacks": attacks, "evaluation": {**result["evaluation"], "seconds": 0}}
 
 
 def test_an_attacked_network_is_right_less_often(
@@ -52,7 +63,7 @@ def test_an_image_that_only_the_attack_makes_right_is_not_robust(
 ) -> None:
     with torch.no_grad():
         wrong = (trained(digits["test"].batch(torch.arange(40))[0]).argmax(dim=1) + 1) % 10
-    monkeypatch.setattr("seladv.evaluate.pgd", lambda model, x, y, **settings: 1 - x)
+    monkeypatch.setattr("seladv.attacks.pgd", lambda model, x, y, **settings: 1 - x)
     helped = correct(trained, Images(255 - digits["test"].images, wrong))
     assert helped.any()  # the stand-in for an attack does make some right
     result = evaluate(trained, Images(digits["test"].images, wrong), protocol, seed=0)
@@ -76,3 +87,63 @@ def test_the_batch_size_does_not_change_the_verdict(
 
 def test_percent_is_the_share_of_the_true_ones() -> None:
     assert percent(torch.tensor([True, False, False, False])) == 25
+
+
+def test_the_papers_number_is_pgd_on_every_example_from_the_seeds_random_start(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
+) -> None:
+    # A large ball and a small step: which images are lost is up to the start.
+    random = changed(protocol, steps=1, step_size=0.01).model_copy(update={"eps": 0.5})
+    data, generator = Images(*(part[:30] for part in digits["test"])), stream(5, "evaluation")
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return pgd(model, x, y, eps=0.5, step_size=0.01, steps=1, generator=generator)
+
+    expected = correct(trained, data) & correct(trained, data, attack=attack)
+    result = evaluate(trained, digits["test"], random, seed=5)
+    assert result["robust"] == result["attacks"]["pgd"]["robust"] == percent(expected)
+    assert torch.equal(unpack(result["attacks"]["pgd"]["outcomes"], 30), expected)
+
+
+def test_outcomes_agree_with_the_percentages_and_the_worst_case_with_the_outcomes(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
+) -> None:
+    result = evaluate(trained, digits["test"], protocol, seed=0)
+    assert list(result["attacks"]) == ["clean", "pgd", "pgd-strong", "square", "fgsm", "noise"]
+    counts = {"clean": 30, "pgd": 30, "pgd-strong": 8, "square": 8, "fgsm": 30, "noise": 24}
+    hits = {name: unpack(entry["outcomes"], counts[name]) for name, entry in result["attacks"].items()}
+    for name, entry in result["attacks"].items():
+        assert entry["examples"] == counts[name]
+        assert entry["robust"] == percent(hits[name])
+        assert not (hits[name] & ~hits["clean"][: counts[name]]).any()
+    worst = result["worst_case"]
+    assert worst["examples"] == 8
+    assert worst["attacks"] == list(hits)
+    assert unpack(worst["outcomes"], 8).tolist() == [all(each[i] for each in hits.values()) for i in range(8)]
+    assert worst["robust"] == percent(unpack(worst["outcomes"], 8))
+    assert result["clean"] == percent(hits["clean"])
+
+
+def test_the_metrics_are_json(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
+    result = evaluate(trained, digits["test"], protocol, seed=0)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_autoattack_runs_for_its_seeds_and_joins_the_worst_case(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
+) -> None:
+    asked = changed(protocol, autoattack=4, autoattack_seeds=[1])
+    assert "autoattack" not in evaluate(trained, digits["test"], asked, seed=0)["attacks"]
+    result = evaluate(trained, digits["test"], asked, seed=1)
+    entry = result["attacks"]["autoattack"]
+    assert (entry["settings"]["version"], entry["settings"]["seed"], entry["examples"]) == ("standard", 1, 4)
+    assert result["worst_case"]["examples"] == 4
+    assert not (unpack(result["worst_case"]["outcomes"], 4) & ~unpack(entry["outcomes"], 4)).any()
+
+
+@pytest.mark.parametrize("name", ["strong", "noise", "curves"])
+def test_every_count_is_held_against_the_test_set(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol, name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^evaluate\.{name} = 41: the test set has 40$"):
+        evaluate(trained, digits["test"], changed(protocol, **{name: 41}), seed=0)

@@ -23,6 +23,7 @@ def test_there_are_notebooks() -> None:
         "1-data",
         "2-train",
         "3-evaluate",
+        "3-transfer",
         "4-results",
         "5-claims",
     ]

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"epochs": 1, "steps": 2, "seeds": [0], "arms": ["full", "margin-50"]}
+JUDGED = yaml.safe_load((ROOT / "params.yaml").read_text())["digits"]["evaluate"] | {"autoattack": 0}
+SMALL = {"epochs": 1, "steps": 2, "seeds": [0], "arms": ["full", "margin-50"], "evaluate": JUDGED}
 
 
 class Study:

@@ -72,6 +72,15 @@ def test_the_tables_and_the_claims_depend_on_the_modules_that_they_run(stages: S
 
 
 @protocols
+@pytest.mark.parametrize("kind", ["evaluate", "transfer"])
+def test_judging_depends_on_the_code_that_judges(stages: Stages, protocol: str, kind: str) -> None:
+    settings = {"params", "protocol", "arms", "selection", "gradients"}  # what they read comes in as parameters
+    modules = lineage.closure(kind) - settings | {"checkpoint", "models", "record"}  # these read the network
+    listed = {dep for dep in stages[f"{kind}-{protocol}"]["deps"] if dep.startswith("seladv/")}
+    assert listed == {f"seladv/{module}.py" for module in modules}
+
+
+@protocols
 def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
     read = {param for name, stage in stages.items() if name.endswith(f"-{protocol}") for param in stage["params"]}
     of_no_result = {"max_hours"}
@@ -80,7 +89,7 @@ def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
 
 @protocols
 def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stages, protocol: str) -> None:
-    for kind in ("data", "train", "evaluate", "timing", "table"):
+    for kind in ("data", "train", "evaluate", "transfer", "timing", "table"):
         stage = stages[f"{kind}-{protocol}"]
         assert stage["vars"] == [{"protocol": protocol}]
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
@@ -88,7 +97,7 @@ def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stage
 
 
 def test_every_stage_is_the_check_or_the_claims_or_a_protocols(stages: Stages) -> None:
-    kinds = ("data", "train", "evaluate", "timing", "table")
+    kinds = ("data", "train", "evaluate", "transfer", "timing", "table")
     assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
 
 

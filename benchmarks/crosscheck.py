@@ -1,0 +1,64 @@
+"""The same examples under other libraries' PGD: `python -m benchmarks.crosscheck digits full 0` on a trained network.
+
+Every library draws its random start uniformly from torch's generator, so one seed for each batch gives all of them the
+same start; what is left of a difference is rounding, or a mistake in one of them.
+"""
+
+import sys
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import peers
+from seladv import data, params, paths, record
+from seladv.accuracy import correct, percent
+from seladv.attack import pgd
+from seladv.data import Images
+from seladv.modes import eval_mode
+
+Outcomes = dict[str, Tensor]  # library → which images are right under its PGD [N], bool
+
+BATCH = 250
+MOST = 1000  # test images: minutes for the MNIST network on a CPU
+
+
+def outcomes(
+    model: nn.Module, images: Images, *, eps: float, step_size: float, steps: int, libraries: tuple[str, ...]
+) -> Outcomes:
+    """`seladv` and each of `libraries` that is installed, on the images that are right unattacked."""
+    found = {name: module for name, module in peers.load().items() if name in libraries}
+    clean = correct(model, images)
+    settings = {"eps": eps, "step_size": step_size}
+    hits: dict[str, list[Tensor]] = {name: [] for name in ("seladv", *found)}
+    with eval_mode(model):
+        for number, (x, y) in enumerate(images.batches(BATCH)):
+            calls = peers.attacks(found, model, x, y, **settings, steps=steps)
+            own = torch.Generator(x.device).manual_seed(number)
+            crafted = {"seladv": pgd(model, x, y, **settings, steps=steps, generator=own)}
+            for name, call in calls.items():
+                with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+                    torch.manual_seed(number)
+                    crafted[name] = call()
+            with torch.no_grad():
+                for name, x_adv in crafted.items():
+                    hits[name].append(model(x_adv).argmax(dim=1) == y)
+    return {name: clean & torch.cat(parts).cpu() for name, parts in hits.items()}
+
+
+def main(protocol: str, arm: str, seed: int) -> None:
+    """Print robust accuracy by library, and on how many images each judges otherwise than seladv."""
+    root = paths.root()
+    study = params.load(root / "params.yaml", protocol, arm=arm, seed=seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = record.load_model(paths.network(root, protocol, arm=arm, seed=seed), study.model, device=device)
+    test = data.load(root / "data" / f"{protocol}.safetensors", device=device)["test"]
+    few = Images(*(part[: min(MOST, study.evaluate.examples)] for part in test))
+    settings = study.evaluate.model_dump(include={"step_size", "steps"})
+    found = outcomes(model, few, eps=study.eps, **settings, libraries=peers.NAMES)
+    for name, hits in found.items():
+        others = int((hits != found["seladv"]).sum())
+        print(f"{protocol} {arm} {seed} {name:13} {percent(hits):6.2f} % of {len(hits)}, {others} judged otherwise")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,76 @@
+"""Examples made on one arm's network, tried on another's: they must not do more than the white-box attack does.
+
+Where they do, the gradients of the attacked network mislead: its own attack is beaten by one that never saw it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seladv.accuracy import correct, percent
+from seladv.attacks import pgd_attack
+from seladv.checklist import Check, at_least_as_strong, check
+from seladv.data import Images
+from seladv.modes import eval_mode
+from seladv.params import Protocol
+from seladv.seeds import stream
+
+NAME = "white-box-beats-transfer"
+Outcomes = dict[tuple[str, str], Tensor]  # (source, target) → which images the target still gets right [N], bool
+
+
+def outcomes(networks: Mapping[str, nn.Module], test: Images, protocol: Protocol, *, seed: int) -> Outcomes:
+    """Every network under the protocol's PGD on every network; where source and target are one, that is white-box.
+
+    Args:
+        networks: arm → its network, all of one seed, on the device of `test`.
+        test: the test set; its first `evaluate.transfer` images are attacked, from the same random start by all.
+        protocol, seed: whose attack, and what its random start depends on.
+
+    Raises:
+        ValueError: more examples are asked for than the test set has.
+    """
+    count = protocol.evaluate.transfer
+    if count > len(test.labels):
+        raise ValueError(f"evaluate.transfer = {count}: the test set has {len(test.labels)}")
+    data = Images(*(part[:count] for part in test))
+    clean = {arm: correct(model, data) for arm, model in networks.items()}
+    settings = {name: getattr(protocol.evaluate, name) for name in ("step_size", "steps")}
+    found: Outcomes = {}
+    for source, model in networks.items():
+        attack = pgd_attack(eps=protocol.eps, **settings, generator=stream(seed, "transfer", data.labels.device))
+        batches = [(attack(model, x, y), y) for x, y in data.batches(250)]
+        for target, other in networks.items():
+            found[source, target] = clean[target] & _right(other, batches)
+    return found
+
+
+def _right(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+    with torch.no_grad(), eval_mode(model):
+        return torch.cat([model(x).argmax(dim=1) == y for x, y in batches]).cpu()
+
+
+def verdict(found: Outcomes, target: str) -> Check:
+    """`white-box-beats-transfer` for one network: its own attack against the most successful of the others."""
+    others = {source: hits for (source, attacked), hits in found.items() if attacked == target != source}
+    if not others:
+        return check(NAME, True, {}, "there is no other arm to transfer from")
+    source = min(others, key=lambda arm: int(others[arm].sum()))
+    return at_least_as_strong(NAME, ("white-box", found[target, target]), (f"transfer from {source}", others[source]))
+
+
+def report(found: Mapping[int, Outcomes]) -> dict[str, Any]:
+    """What `results/transfer/<protocol>.json` says: robust accuracies of every pair, and a check for each run.
+
+    `checks` goes by `<arm>-<seed>`, as the metrics files are named; `seladv.checklist.added` joins it to their lists.
+    """
+    pairs = [
+        {"source": source, "target": target, "seed": seed, "robust": percent(hits), "examples": len(hits)}
+        for seed, each in found.items()
+        for (source, target), hits in each.items()
+    ]
+    arms = {seed: dict.fromkeys(target for _, target in each) for seed, each in found.items()}
+    checks = {f"{arm}-{seed}": verdict(found[seed], arm) for seed in found for arm in arms[seed]}
+    return {"pairs": pairs, "checks": checks}

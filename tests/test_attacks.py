@@ -1,0 +1,89 @@
+"""The attacks beside the protocol's own."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from seladv.accuracy import correct
+from seladv.attacks import fgsm, input_gradient, pgd_attack, sign_noise, surviving, worst_of
+from seladv.data import Images
+
+EPS = 0.15
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_fgsm_steps_once_to_the_edge_uphill(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    x_adv = fgsm(trained, x, y, eps=EPS)
+    sign = input_gradient(trained, x, y).sign()
+    torch.testing.assert_close(x_adv, (x + EPS * sign).clamp(0, 1))
+    assert cross_entropy(trained(x_adv), y) > cross_entropy(trained(x), y)
+
+
+def test_the_input_gradient_is_each_images_own(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    together, alone = input_gradient(trained, x, y)[:1], input_gradient(trained, x[:1], y[:1])
+    torch.testing.assert_close(together, alone)
+    step = 1e-3 * alone / alone.norm()
+    with torch.no_grad():
+        rise = (cross_entropy(trained(x[:1] + step), y[:1]) - cross_entropy(trained(x[:1] - step), y[:1])) / 2e-3
+    torch.testing.assert_close(rise, alone.norm(), rtol=0.02, atol=1e-4)
+
+
+def test_noise_moves_every_value_by_eps_and_half_of_them_up() -> None:
+    x = torch.full((40, 1, 8, 8), 0.5)
+    moved = sign_noise(x, eps=0.1, generator=seeded()) - x
+    torch.testing.assert_close(moved.abs(), torch.full_like(x, 0.1))
+    assert abs((moved > 0).double().mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("pixel", [0.0, 1.0])
+def test_noise_and_fgsm_stay_in_the_image_range(trained: nn.Module, pixel: float) -> None:
+    x = torch.full((4, 1, 8, 8), pixel)
+    for x_adv in (sign_noise(x, eps=0.3, generator=seeded()), fgsm(trained, x, torch.arange(4), eps=0.3)):
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+
+
+def test_only_survivors_are_attacked_and_the_lost_stay_lost(trained: nn.Module, digits: dict[str, Images]) -> None:
+    seen: list[int] = []
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(x))
+        return x
+
+    alive = correct(trained, digits["test"])
+    alive[::2] = False
+    assert torch.equal(surviving(trained, digits["test"], alive, attack), alive)
+    assert sum(seen) == alive.sum()
+    seen.clear()
+    assert not surviving(trained, digits["test"], torch.zeros_like(alive), attack).any()
+    assert not seen
+
+
+def test_restarts_only_ever_lose_images(trained: nn.Module, digits: dict[str, Images]) -> None:
+    data = digits["test"]
+    alive = correct(trained, data)
+    left = []
+    for restarts in (1, 2, 4):
+        attack = pgd_attack(eps=0.1, step_size=0.02, steps=3, generator=seeded())
+        left.append(worst_of(trained, data, alive, [attack] * restarts))
+    assert not (left[1] & ~left[0]).any()
+    assert not (left[2] & ~left[1]).any()
+    assert left[2].sum() < alive.sum()
+
+
+def test_the_worst_case_on_survivors_is_the_worst_case_on_all(trained: nn.Module, digits: dict[str, Images]) -> None:
+    data = digits["test"]
+    attacks = [
+        lambda m, x, y: fgsm(m, x, y, eps=0.1),
+        lambda m, x, y: (x + 0.1).clamp(0, 1),
+        lambda m, x, y: (x - 0.1).clamp(0, 1),
+    ]
+    each = [correct(trained, data, attack=attack) for attack in attacks]
+    alive = correct(trained, data)
+    assert torch.equal(worst_of(trained, data, alive, attacks), torch.stack([alive, *each]).all(dim=0))

@@ -1,0 +1,48 @@
+"""Outcomes as text: what goes in comes out, and nothing else does."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seladv.outcomes import pack, unpack, worst_case
+
+BITS = st.lists(st.booleans(), max_size=70)
+
+
+@given(bits=BITS)
+def test_packing_loses_nothing(bits: list[bool]) -> None:
+    hits = torch.tensor(bits, dtype=torch.bool)
+    text = pack(hits)
+    assert len(text) == 2 * -(-len(bits) // 8)
+    assert unpack(text, len(bits)).dtype == torch.bool
+    assert unpack(text, len(bits)).tolist() == bits
+
+
+def test_the_first_image_is_the_highest_bit() -> None:
+    assert pack(torch.tensor([True] + 8 * [False] + [True])) == "8040"
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "reason"),
+    [("80", 9, "hold no 9 images"), ("8000", 8, "hold no 8 images"), ("zz", 8, "hexadecimal"), ("81", 7, "beyond")],
+)
+def test_what_pack_never_writes_is_refused_in_one_line(text: str, n: int, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"^outcomes: .*{reason}[^\n]*$"):
+        unpack(text, n)
+
+
+@given(columns=st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=20))
+def test_the_worst_case_is_an_and_image_by_image(columns: list[tuple[bool, bool, bool]]) -> None:
+    worst = worst_case([torch.tensor(row) for row in zip(*columns, strict=True)])
+    assert worst.tolist() == [all(column) for column in columns]
+
+
+def test_the_worst_case_covers_the_images_that_all_attacks_saw() -> None:
+    long, short = torch.tensor([True, False, True, True]), torch.tensor([True, True])
+    assert worst_case([long, short]).tolist() == [True, False]
+
+
+def test_the_worst_case_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no outcomes"):
+        worst_case([])
