@@ -1,12 +1,12 @@
 """An arm's name says which samples are attacked, how, and in what it departs from the paper.
 
-clean, full                    none, all
-margin-50                      half of every batch, by a criterion of `selection.CRITERIA`
-margin-50-stale                by the score that the sample's last visit left behind: no scoring pass
-margin-50-whole                the authors' coded objective: see `objective.whole_batch`
-margin-50-warmup, full-frozen  random choice in the first epochs; batch norm frozen after them
-full-k20                       all, by 20 steps of PGD that reach as far
-fgsm, nfgsm                    all, by one step: FGSM-RS (Wong et al. 2020), N-FGSM (de Jorge et al. 2022)
+    clean, full                    none, all
+    margin-50                      half of every batch, by a criterion of `selection.CRITERIA`
+    margin-50-stale                by the score that the sample's last visit left behind: no scoring pass
+    margin-50-whole                the authors' coded objective: see `objective.whole_batch`
+    margin-50-warmup, full-frozen  random choice in the first epochs; batch norm frozen after them
+    full-k20                       all, by 20 steps of PGD that reach as far
+    fgsm, nfgsm                    all, by one step: FGSM-RS (Wong et al. 2020), N-FGSM (de Jorge et al. 2022)
 """
 
 import re
@@ -19,10 +19,7 @@ BUNDLES = {  # what the authors' code does, all at once
     "as-coded-margin": "margin-sampled-25-whole-warmup-frozen",
     "as-coded-gradmatch": "el2n-sampled-25-whole-warmup-frozen",
 }
-SINGLE_STEP = {
-    "fgsm": {"step_size": 1.25, "start": 1.0, "eps": 1.0},
-    "nfgsm": {"step_size": 1.0, "start": 2.0, "eps": 3.0},
-}
+SINGLE_STEP = {"fgsm": {"step_size": 1.25, "start": 1.0, "eps": 1.0}, "nfgsm": {"step_size": 1.0, "start": 2.0, "eps": 3.0}}
 ALLOWED = (
     "an arm is clean, full, full-k<steps>, fgsm, nfgsm, {bundles} or <criterion>-<percent>, with criterion one of "
     "{criteria} and percent a whole number from 1 to 100, then any of -{switches} in this order"

@@ -37,16 +37,14 @@ def conv(module: _ConvNd, a: Tensor, g: Tensor, weights: Tensor, own: set[str], 
         yield of_rows([_over_positions(g, weights.dtype)], weights)
     if "weight" not in own:
         return
-    a = _padded(module, a.to(g.dtype))
     shape = _Shape(module.weight.shape, module.stride, module.dilation, module.groups)
     if a.dim() == 3:
-        a, g, weight = a.unsqueeze(2), g.unsqueeze(2), module.weight.unsqueeze(2).shape
+        g, weight = g.unsqueeze(2), module.weight.unsqueeze(2).shape
         shape = _Shape(weight, (1, *module.stride), (1, *module.dilation), module.groups)
-    a = a.contiguous(memory_format=torch.channels_last)  # a patch is then a few long stretches of memory
-    if len(a) * shape.weight.numel() <= MOST * (a.numel() + g.numel()):
-        yield of_rows(_gradients(a, g, shape), weights)
+    if len(a) * module.weight.numel() <= MOST * (a.numel() + g.numel()):
+        yield of_rows(_gradients(module, a, g, shape), weights)
     else:
-        how = (shape.stride, 0, shape.dilation, shape.groups)
+        a, how = _padded(module, a.to(g.dtype)), (shape.stride, 0, shape.dilation, shape.groups)
         mean = conv2d_weight(a, shape.weight, weighted(g, weights), *how)
         squares = _squares(a, g, shape, weights.dtype) if norms else torch.zeros_like(weights)
         yield of_mean(mean, F.conv2d(a, mean, None, *how), g, squares, weights.dtype)
@@ -59,16 +57,20 @@ def _over_positions(g: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _padded(module: _ConvNd, a: Tensor) -> Tensor:
+    """The input [B, C, H, W] as the kernel sees it; channels last: a patch is then a few long stretches of memory."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(a, module._reversed_padding_repeated_twice, mode)
+    if any(module._reversed_padding_repeated_twice):
+        a = F.pad(a, module._reversed_padding_repeated_twice, mode)
+    a = a.unsqueeze(2) if a.dim() == 3 else a
+    return a.contiguous(memory_format=torch.channels_last)
 
 
-def _gradients(a: Tensor, g: Tensor, shape: _Shape) -> Iterator[Tensor]:
+def _gradients(module: _ConvNd, a: Tensor, g: Tensor, shape: _Shape) -> Iterator[Tensor]:
     """The kernel's gradients [b, n] themselves, Σₜ δₜ aₜᵀ, for one part of the batch after the other."""
     deltas = g.flatten(2).unflatten(1, (shape.groups, -1))  # [B, groups, P, T]
-    patches = shape.windows(a, g.shape)
-    for part in pieces(a, each=patches[0].numel()):
-        columns = patches[part].flatten(4).flatten(2, 3)  # [b, groups, T, D]
+    for part in pieces(a, each=g[0, 0].numel() * shape.groups * shape.weight[1:].numel()):
+        patches = shape.windows(_padded(module, a[part].to(g.dtype)), g.shape)
+        columns = patches.flatten(4).flatten(2, 3)  # [b, groups, T, D]
         yield (deltas[part] @ columns).flatten(1)
 
 
