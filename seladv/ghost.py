@@ -7,7 +7,8 @@ layer as the backward pass reaches it, so that memory holds one layer's scratch 
 import torch
 from torch import Tensor, nn
 
-from seladv.ghost_layers import Products, products
+from seladv.ghost_layers import products
+from seladv.ghost_products import Products
 from seladv.ghost_trace import Trace
 from seladv.modes import eval_mode
 

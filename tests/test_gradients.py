@@ -1,4 +1,4 @@
-"""The closed form of `gradmatch` against per-sample gradients by autograd."""
+"""The closed form of `gradmatch-last` against per-sample gradients by autograd."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_the_closed_form_is_the_per_sample_gradients_cosine(
     expected = by_autograd(model, x, y)  # type: ignore[arg-type]
     torch.testing.assert_close(last_layer_cosine(model, x, y), expected, atol=1e-5, rtol=0)
     for k in (1, 8, len(x)):
-        chosen = SELECTORS["gradmatch"](model, x, y, k)
+        chosen = SELECTORS["gradmatch-last"](model, x, y, k)
         best = expected.topk(k).values
         torch.testing.assert_close(expected[chosen], best, atol=2e-5, rtol=0)  # the same ones, but for ties
 
@@ -94,11 +94,11 @@ class Twice(nn.Module):
 def test_a_network_whose_logits_are_not_its_last_layers_is_refused(
     batch: tuple[Tensor, Tensor], model: nn.Module
 ) -> None:
-    with pytest.raises(ValueError, match=r"^gradmatch: the logits of \w+ are not its last nn\.Linear's output$"):
+    with pytest.raises(ValueError, match=r"^gradmatch-last: the logits of \w+ are not its last nn\.Linear's output$"):
         last_layer_cosine(model, *batch)
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_network_without_linear_layer_is_refused(batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"^gradmatch: Flatten has no nn\.Linear"):
+    with pytest.raises(ValueError, match=r"^gradmatch-last: Flatten has no nn\.Linear"):
         last_layer_cosine(nn.Flatten(), *batch)

@@ -1,13 +1,18 @@
 """Selectors: k different samples, the ones that score highest, however the network was left."""
 
+import math
+
 import pytest
 import torch
 from conftest import Network
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cross_entropy
 
-from seladv.selection import SELECTORS
+from seladv import gumbel
+from seladv.selection import CRITERIA, SELECTORS
 
 selectors = pytest.mark.parametrize("name", SELECTORS)
 
@@ -30,7 +35,7 @@ def test_any_k_gives_k_different_samples_of_the_batch(network: Network, name: st
 @selectors
 @pytest.mark.parametrize("k", [-1, 6])
 def test_an_impossible_k_is_refused(broken: nn.Module, name: str, k: int) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}: cannot select {k} of 5 samples$"):
+    with pytest.raises(ValueError, match=rf"^cannot select {k} of 5 samples$"):
         SELECTORS[name](broken, *images(5, 0), k)
 
 
@@ -88,3 +93,135 @@ def test_random_depends_on_its_generator_alone(broken: nn.Module, network: Netwo
 
     assert draw(broken, content=0, seed=3) == draw(network(), content=1, seed=3)
     assert draw(broken, content=0, seed=3) != draw(broken, content=0, seed=4)
+
+
+class Logits(nn.Module):
+    """Answers with the images themselves: [B, classes] are its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 4, bias=False)
+        nn.init.eye_(self.last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x)
+
+
+def draw_logits(count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(count, 4, generator=draw), torch.randint(4, (count,), generator=draw)
+
+
+def softmax(logits: list[float]) -> list[float]:
+    powers = [math.exp(z) for z in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def errors(logits: Tensor, y: Tensor) -> list[list[float]]:
+    """Softmax less one-hot, in plain numbers."""
+    return [
+        [p - (c == label) for c, p in enumerate(softmax(z))]
+        for z, label in zip(logits.tolist(), y.tolist(), strict=True)
+    ]
+
+
+def scores(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return CRITERIA[name].score(model, x, y, None)
+
+
+def test_el2n_is_the_length_of_the_error() -> None:
+    x, y = draw_logits(20)
+    expected = [math.hypot(*error) for error in errors(x, y)]
+    assert scores("el2n", Logits(), x, y).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradmatch_logit_is_the_errors_cosine_with_their_mean() -> None:
+    x, y = draw_logits(20)
+    found = errors(x, y)
+    mean = [sum(column) / len(found) for column in zip(*found, strict=True)]
+    expected = [sum(map(math.prod, zip(e, mean, strict=True))) / math.hypot(*e) / math.hypot(*mean) for e in found]
+    assert scores("gradmatch-logit", Logits(), x, y).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_easy_is_margin_the_other_way_round(network: Network) -> None:
+    model, (x, y) = network().eval(), images(30, 0)
+    assert torch.equal(scores("easy", model, x, y), -scores("margin", model, x, y))
+    order = (SELECTORS[name](model, x, y, 30).tolist() for name in ("easy", "margin"))
+    assert next(order) == next(order)[::-1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradmatch_and_graddot_are_those_of_per_sample_gradients(network: Network, seed: int) -> None:
+    model, (x, y) = network(seed).double().eval(), images(12, seed)
+    x = x.double()
+
+    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(functional_call(model, weights, image[None]), label[None])
+
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    gradients = torch.cat([g.flatten(1) for g in vmap(grad(loss), (None, 0, 0))(weights, x, y).values()], dim=1)
+    dots = gradients @ gradients.mean(dim=0)
+    cosines = dots / gradients.norm(dim=1) / gradients.mean(dim=0).norm()
+    torch.testing.assert_close(scores("graddot", model, x, y), dots, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(scores("gradmatch", model, x, y), cosines, atol=1e-8, rtol=0)
+    assert SELECTORS["gradmatch"](model, x, y, 5).tolist() == cosines.topk(5).indices.tolist()
+    assert SELECTORS["graddot"](model, x, y, 5).tolist() == dots.topk(5).indices.tolist()
+
+
+def true_margin(logits: list[float], label: int) -> float:
+    return abs(logits[label] - max(z for c, z in enumerate(logits) if c != label))
+
+
+@pytest.mark.parametrize("name", ["margin-sampled", "el2n-sampled"])
+def test_sampling_is_a_draw_without_replacement_by_weight(name: str) -> None:
+    count, k, draws = 8, 3, 6000
+    x, y = draw_logits(count)
+    if name == "el2n-sampled":
+        weights = [math.hypot(*error) for error in errors(x, y)]
+    else:
+        weights = [1 / true_margin(z, label) for z, label in zip(x.tolist(), y.tolist(), strict=True)]
+    assert max(weights) > 2 * min(weights)  # a uniform draw would not pass
+    generator = torch.Generator().manual_seed(1)
+    first, taken = torch.zeros(count), torch.zeros(count)
+    for _ in range(draws):
+        chosen = SELECTORS[name](Logits(), x, y, k, generator=generator)
+        first[chosen[0]] += 1
+        taken[chosen] += 1
+    expected = torch.tensor(weights) / sum(weights)
+    spread = (draws * expected * (1 - expected)).sqrt()
+    assert ((first - draws * expected).abs() < 5 * spread).all()  # the first one is drawn by weight alone
+    many = torch.multinomial(expected.expand(draws, -1), k, generator=torch.Generator().manual_seed(2))
+    reference = many.flatten().bincount(minlength=count)
+    share = (taken + reference) / (2 * draws)
+    assert ((taken - reference).abs() < 5 * (2 * draws * share * (1 - share)).sqrt()).all()
+
+
+def test_an_infinite_weight_is_drawn_for_sure_and_a_zero_weight_last() -> None:
+    log_weights = torch.tensor([0.0, math.inf, -math.inf, 1.0])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        order = gumbel.perturbed(log_weights, generator)
+        assert not order.isnan().any()
+        assert order.argmax() == 1
+        assert order.argmin() == 2
+
+
+@pytest.mark.parametrize("value", [0.0, 1 - 2**-24])
+def test_the_ends_of_the_uniform_draw_are_finite(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.full((count,), value))
+    assert gumbel.perturbed(torch.zeros(3), None).isfinite().all()
+
+
+def test_a_sample_on_the_boundary_is_drawn_first() -> None:
+    x, y = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 3, 0, 0]]), torch.tensor([0, 1, 1])
+    generator = torch.Generator().manual_seed(0)
+    assert {SELECTORS["margin-sampled"](Logits(), x, y, 1, generator=generator).item() for _ in range(50)} == {1}
+
+
+@selectors
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e30])
+def test_ties_and_broken_logits_still_give_k_samples(name: str, value: float) -> None:
+    x, y = torch.full((6, 4), value), torch.tensor([0, 1, 2, 3, 0, 1])
+    chosen = SELECTORS[name](Logits(), x, y, 3, generator=torch.Generator().manual_seed(0))
+    assert chosen.unique().shape == (3,)
