@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class Contest:
             with precision.autocast(self.precision, self.device):
                 return SELECTORS[name](self.model, self.x_last, self.y, self.batch // 2)
 
-        return {"forward": forward, "margin": lambda: score("margin"), "gradmatch": lambda: score("gradmatch")}
+        return {"forward": forward} | {name: partial(score, name) for name in ("margin", "gradmatch-last")}
 
     def run(self) -> tuple[timing.Times, list[dict[str, Any]]]:
         """Seconds of an attack step or a scoring by contestant and round, and the rows of the report."""
@@ -96,7 +97,7 @@ class Contest:
         return {f"{self.where}: {name}": call for name, call in (self.attackers | self.scorers).items()}
 
     def _names(self) -> tuple[str, ...]:
-        return ("textbook", *peers.NAMES, "seladv", "seladv fp32", *LIMITS, "forward", "margin", "gradmatch")
+        return ("textbook", *peers.NAMES, "seladv", "seladv fp32", *LIMITS, "forward", "margin", "gradmatch-last")
 
     def _row(self, name: str, seconds: list[float] | None, reached: float | None) -> dict[str, Any]:
         return {

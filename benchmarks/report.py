@@ -118,7 +118,7 @@ attack the same function in eval mode; `loss reached` is the mean loss after the
 - `torchattacks`, `foolbox`: their PGD with the same settings on the textbook network in fp32, as they are used.
 - `seladv`: `seladv.attack.pgd` on the study's network, channels last, {machine["precision"]}; `seladv fp32`: in fp32.
 - `limit`: the network's forward and input-gradient passes alone; the faster of two ways is the limit.
-- `forward`: one forward pass without gradients; `margin`, `gradmatch`: scoring the batch and choosing half of it.
+- `forward`: one forward pass without gradients; `margin`, `gradmatch-last`: scoring the batch and choosing half of it.
 
 {times}
 

@@ -51,7 +51,7 @@ def measure(*, repetitions: int, epochs: int | None) -> dict[str, list[float]]:
             times["cold"].append(run(folder, STAGE, empty, warm="0"))
             times["warm"].append(run(folder, STAGE, empty))
             run(folder, STAGE, TRAIN, "protocol=digits", f"arm={ARM}", "seed=0", "output=models")
-            history = json.loads((folder / "models" / "digits" / f"{ARM}-0.json").read_text())["history"]
+            history = json.loads((folder / "models" / "digits" / f"{ARM}-0" / "run.json").read_text())["history"]
             times["training"].append(sum(line["epoch_seconds"] for line in history))
         return times
 

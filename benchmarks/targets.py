@@ -8,7 +8,7 @@ from benchmarks.timing import Spread, Times, ratio, spread
 
 SELADV_FP32 = 1.3
 LIMIT = 1.08
-SCORING = {"margin": 1.05, "gradmatch": 1.15}
+SCORING = {"margin": 1.05, "gradmatch-last": 1.15}
 PASSES = 0.05
 LOOP = 1.03
 START = 1.0

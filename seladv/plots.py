@@ -41,7 +41,7 @@ def images(rows: Mapping[str, Tensor], *, titles: Sequence[Any], columns: int = 
     for row, (name, pictures) in enumerate(rows.items()):
         for index, picture in enumerate(pictures.cpu()):
             axis = axes[row * per_row + index // columns, index % columns]
-            axis.imshow(picture.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
             if row == 0 or len(rows) == 1:
                 axis.set_title(titles[index], fontsize=8)
         axes[row * per_row, 0].text(

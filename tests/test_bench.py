@@ -22,9 +22,9 @@ from benchmarks import peers, settings, targets, timing
 from benchmarks.contest import Contest
 
 ROOT = Path(__file__).parents[1]
-ROWS = {"textbook", "torchattacks", "foolbox", "seladv", "seladv fp32", "forward", "margin", "gradmatch"}
+ROWS = {"textbook", "torchattacks", "foolbox", "seladv", "seladv fp32", "forward", "margin", "gradmatch-last"}
 FIGURES = ("textbook / seladv", "faster peer", "textbook / seladv in fp32", "seladv / limit", "margin / forward",
-           "gradmatch / forward", "epoch of margin-50 / full", "loop of margin-50", "loop of full",
+           "gradmatch-last / forward", "epoch of margin-50 / full", "loop of margin-50", "loop of full",
            "start-up of a stage", "bf16 moves robust")  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def test_running_a_notebook_from_its_own_folder_leaves_the_study_untouched(study
         command = ["papermill", f"{name}.ipynb", "../runs/lab.ipynb", "-k", "python3", "--no-progress-bar"]
         done = study.run(*command, *([] if name == "4-results" else ["-p", "arm", "full"]), cwd="notebooks")
         assert done.returncode == 0, done.stderr[-3000:]
-    assert (study.folder / "runs/lab/models/digits/full-0.safetensors").exists()
+    assert (study.folder / "runs/lab/models/digits/full-0/last.safetensors").exists()
     assert (study.folder / "runs/lab/results/digits.csv").exists()
     assert study.repro() == []
 
