@@ -23,6 +23,7 @@ CONTEXT.set_forkserver_preload(["seladv.train"])
 def study(folder: Path, settings: dict[str, Any], event: str = "", moment: int = 0, how: int = signal.SIGKILL) -> None:
     """Trains and writes its models; or sends itself `how` in its `moment`-th attack or write of the state."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job is born without
     train.SAVE_EVERY = -1.0  # after every batch
     left = iter(range(moment - 1, -1, -1))
 

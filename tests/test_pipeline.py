@@ -114,7 +114,7 @@ def test_the_claims_are_written_for_the_protocols_that_have_results(study: Study
 
 def test_every_figure_cell_shows_something(study: Study) -> None:
     executed = sorted((study.folder / "runs/digits").glob("*.ipynb"))
-    assert len(executed) == 6
+    assert len(executed) == 7
     for path in executed:
         for cell in nbformat.read(path, as_version=4).cells:
             if "figure" in cell.metadata.get("tags", []):
@@ -171,10 +171,13 @@ def test_a_ratio_added_trains_only_itself_and_a_ratio_removed_trains_nothing(
     study: Study, reset: Callable[[], None]
 ) -> None:
     study.params(arms=[*SMALL["arms"], "margin-30"])
-    assert study.repro() == ["check", "train-digits@margin-30-0", "evaluate-digits@margin-30-0", "table-digits"]
+    ran = study.repro()
+    of_all = {"check", "transfer-digits", "timing-digits", "table-digits"}
+    assert set(ran) == of_all | {"train-digits@margin-30-0", "evaluate-digits@margin-30-0"}
+    assert ran[-1] == "table-digits"
     assert study.rows() == ["full", "margin-50", "margin-30"]
     reset()
-    assert study.repro() == ["table-digits"]
+    assert set(study.repro()) <= of_all
     assert study.rows() == ["full", "margin-50"]
     assert (study.folder / "results/metrics/digits/margin-30-0.json").exists()  # stale, and no longer a row
 
@@ -187,7 +190,7 @@ def test_another_protocols_change_runs_nothing_here(study: Study) -> None:
 def test_a_new_plot_retrains_nothing(study: Study) -> None:
     with (study.folder / "seladv/plots.py").open("a") as file:
         file.write("\n# another colour\n")
-    assert study.repro() == ["table-digits"]
+    assert study.repro() == ["check", "table-digits"]
 
 
 def test_a_broken_metrics_file_is_named_and_not_taken_for_whole(study: Study) -> None:
@@ -210,7 +213,7 @@ def test_wrong_params_stop_before_any_work(study: Study, reset: Callable[[], Non
     assert len(named) == 1
     assert "margin" in named[0]
     reset()
-    assert study.repro() in ([], ["check"])
+    assert not [stage for stage in study.repro() if stage.startswith(("train", "evaluate"))]
 
 
 def test_a_diverging_run_offers_nothing_to_the_next_stage(study: Study, reset: Callable[[], None]) -> None:

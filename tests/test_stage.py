@@ -20,6 +20,11 @@ PACKAGE = Path(stage.__file__).parent
 WHO = "import os\nprint(os.getpid(), os.getppid(), flush=True)"
 
 
+def listening() -> None:
+    """Hear Ctrl-C, which a shell's background job is born deaf to."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Bench:
     """A copy of the package to edit, and a folder for sockets that nothing else uses."""
 
@@ -53,7 +58,9 @@ class Run:
 
     def __init__(self, command: list[str], env: dict[str, str], folder: Path, output: str) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=listening
+        )
         self.path = folder / output
 
     def who(self) -> tuple[int, int]:
@@ -209,7 +216,8 @@ from seladv.train import train
 parts = data.split(sources.raw("digits", root=Path(), mirror=None), holdout=100)
 parts = {name: Images(parts[f"{name}_images"][:200], parts[f"{name}_labels"][:200]) for name in ("train", "heldout")}
 settings = {"model": "digits-cnn", "eps": 0.15, "step_size": 0.03, "steps": 2, "epochs": 1, "batch_size": 32}
-settings |= {"lr": 0.001, "precision": "auto"}
+settings |= {"lr": 0.001, "precision": "auto", "augment": {"crop": 0, "flip": False}, "optimizer": "adam"}
+settings |= {"weight_decay": 0, "schedule": "constant", "ema": 0, "warmup_epochs": 0}
 run = train(settings, arm="margin-50", seed=0, data=parts, device=torch.device("cpu"), report=lambda line: None)
 print(hashlib.sha256(b"".join(w.numpy().tobytes() for w in run.model.state_dict().values())).hexdigest())
 print(torch.get_num_threads())
