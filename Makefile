@@ -35,7 +35,7 @@ lab: $(READY)
 # Resolves the newest versions that pyproject.toml allows, for every Python and platform at once.
 lock: $(READY)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	  --no-annotate --custom-compile-command "make lock" \
 	  --quiet --output-file requirements.lock
 
 $(READY): requirements.lock pyproject.toml
