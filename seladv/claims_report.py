@@ -17,7 +17,7 @@ A claim is *supported* where the whole interval lies within the margin, *not sup
 and *undecided* otherwise. The margins were set before any result. Accuracies differ in points; the rest are ratios.
 
 - The interval is Student's t at 95 %, over the seeds (paired: both arms of a difference share a seed) or, where epochs
-  were timed one after the other on a machine that did nothing else, over the rounds. One value has no interval and
+  were timed in turns on one machine (results/timing tells its load), over the rounds. One value has no interval and
   decides nothing; two have one that says next to nothing; nor is there one where all values agree exactly. Counted
   passes are exact: their ends are the least and the greatest.
 - p is two-sided, of the margin's nearest bound. Holm's p corrects it for the number of arms of one claim where any one

@@ -1,6 +1,7 @@
 """codecheck.yml: every file that the study writes to results/, so that someone else can check them one by one.
 
-`python -m seladv.manifest` writes it: what dvc.yaml and params.yaml name, as far as it has been made. Format: https://codecheck.org.uk/spec/config/2.0/.
+`python -m seladv.manifest` writes it: what dvc.yaml and params.yaml name, as far as it has been made. Its format:
+https://codecheck.org.uk/spec/config/2.0/.
 """
 
 import re

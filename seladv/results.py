@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from seladv.checklist import added
 from seladv.params import Protocol
 from seladv.stats import mean_and_half_width
 
@@ -37,14 +38,9 @@ def with_transfer(metrics: Metrics, path: Path) -> Metrics:
     """
     try:
         checks = json.loads(path.read_text())["checks"]
-        return {arm: [_checked(run, checks[f"{arm}-{run['seed']}"]) for run in runs] for arm, runs in metrics.items()}
+        return {arm: [added(run, checks[f"{arm}-{run['seed']}"]) for run in runs] for arm, runs in metrics.items()}
     except (OSError, ValueError, KeyError, TypeError):
         raise ResultsError(f"{path} does not tell of every run: run `dvc repro transfer-{path.stem}`") from None
-
-
-def _checked(run: dict[str, Any], check: dict[str, Any]) -> dict[str, Any]:
-    masked = run["masked_gradients"] or not check["passed"]
-    return {**run, "checklist": [*run["checklist"], check], "masked_gradients": masked}
 
 
 def timing(path: Path) -> dict[str, Any] | None:

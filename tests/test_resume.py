@@ -42,6 +42,17 @@ def dying(after: int) -> Step:
     return step
 
 
+def resumed(
+    settings: Settings, arm: str, digits: Data, saved: Path, monkeypatch: pytest.MonkeyPatch, *, moment: int
+) -> Run:
+    """The run that dies after `moment` steps and is started again."""
+    monkeypatch.setattr(module, "training_step", dying(after=moment))
+    with pytest.raises(Killed):
+        train(settings, arm=arm, seed=0, data=digits, device=CPU, saved=saved)
+    monkeypatch.setattr(module, "training_step", training_step)
+    return train(settings, arm=arm, seed=0, data=digits, device=CPU, saved=saved)
+
+
 def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if "seconds" not in key} for line in history]
 
@@ -69,12 +80,7 @@ def test_a_run_that_dies_once_ends_as_if_it_had_not(
     monkeypatch.setattr(module, "SAVE_EVERY", save_every)
     expected = train(settings, arm=arm, seed=0, data=digits, device=CPU)
     for moment in random.Random(f"{arm}{save_every}").sample(range(1, STEPS + 1), 3):
-        saved = tmp_path / f"{moment}.safetensors"
-        monkeypatch.setattr(module, "training_step", dying(after=moment))
-        with pytest.raises(Killed):
-            train(settings, arm=arm, seed=0, data=digits, device=CPU, saved=saved)
-        monkeypatch.setattr(module, "training_step", training_step)
-        assert_same(train(settings, arm=arm, seed=0, data=digits, device=CPU, saved=saved), expected)
+        assert_same(resumed(settings, arm, digits, tmp_path / str(moment), monkeypatch, moment=moment), expected)
 
 
 def test_a_run_that_dies_in_every_second_step_still_finishes_and_repeats_no_saved_step(
@@ -113,9 +119,4 @@ def test_everything_that_cifar_adds_is_resumed_as_well(
     arm = "margin-sampled-50-whole-warmup-frozen"
     expected = train(settings, arm=arm, seed=0, data=digits, device=CPU)
     for moment in (2, 5, 6, 9):
-        saved = tmp_path / f"{moment}.safetensors"
-        monkeypatch.setattr(module, "training_step", dying(after=moment))
-        with pytest.raises(Killed):
-            train(settings, arm=arm, seed=0, data=digits, device=CPU, saved=saved)
-        monkeypatch.setattr(module, "training_step", training_step)
-        assert_same(train(settings, arm=arm, seed=0, data=digits, device=CPU, saved=saved), expected)
+        assert_same(resumed(settings, arm, digits, tmp_path / str(moment), monkeypatch, moment=moment), expected)
