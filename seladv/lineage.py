@@ -3,30 +3,45 @@
 import ast
 import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seladv import arms, checkpoint, params, precision
+from seladv import arms, checkpoint, notebooks, params, precision
 
 PACKAGE = Path(__file__).parent
 REGISTRY = "selection"  # knows every criterion; an arm depends on its own one
+SETTINGS = {"arms", "params", "protocol"}  # what they read reaches a stage that judges as that stage's own parameters
+
+READS = ("checkpoint", "models", "record")  # a network from its file
+STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # notebook → the modules that do its work, with all that they import; those taken without
+    "1-data": (("data", "folders", "sources"), ("checkpoint",)),
+    "2-train": (("train", "selector"), ("record",)),
+    "3-evaluate": (("evaluate",), READS),
+    "3-transfer": (("transfer",), READS),
+    "4-results": (("budget", "discrepancies", "plots", "report", "results", "verdicts"), ()),
+    "5-claims": (("claims_report", "manifest"), ()),
+}
 
 
-def closure(module: str) -> set[str]:
-    """`module` (named from the package on) and all that it imports of the package, save through the registry."""
+def closure(*modules: str) -> set[str]:
+    """`modules` (named from the package on) and all that they import of the package, save through the registry."""
     seen: set[str] = set()
-    todo = {module}
+    todo = set(modules)
     while todo:
         seen |= todo
         todo = {name for module in todo for name in _imports(_file(module))} - seen - {REGISTRY}
     return seen
 
 
-def of_training() -> list[Path]:
-    """The files that every run's training depends on."""
-    return sorted(_file(module) for module in closure("train") | {"selector"})
+def of_stage(notebook: str) -> list[Path]:
+    """The files that the result of a notebook's stage depends on; every run's training, for `2-train`."""
+    work, alone = STAGES[notebook]
+    modules = closure(*work) | set(alone)
+    return sorted(_file(module) for module in (modules if notebook == "2-train" else modules - SETTINGS))
 
 
 def of_arm(name: str) -> list[Path]:
@@ -34,16 +49,27 @@ def of_arm(name: str) -> list[Path]:
     arm = arms.parse(name)
     criteria = {arm.criterion} if arm.criterion else set()
     criteria |= {"random"} if "warmup" in arm.switches else set()
-    modules = {module for criterion in criteria for module in closure(f"criteria.{criterion.replace('-', '_')}")}
-    return sorted(_file(module) for module in modules)
+    return sorted(map(_file, closure(*(f"criteria.{criterion.replace('-', '_')}" for criterion in criteria))))
 
 
-def write(study: Path, folder: Path) -> None:
-    """Write `folder`/<arm>.txt for every arm of params.yaml: a digest and a name for every file of `of_arm`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for arm in {arm for protocol in params.check(study).values() for arm in protocol.arms}:
-        lines = (f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(PACKAGE.parent)}" for p in of_arm(arm))
-        (folder / f"{arm}.txt").write_text("".join(f"{line}\n" for line in lines))
+def write(study: Path, folder: Path, target: Path) -> None:
+    """Write what each stage depends on, a digest and a name for every file: `target`/<notebook>.txt.
+
+    Training has a file for every arm of params.yaml, `target`/2-train/<arm>.txt. Of the notebooks in `folder` the code
+    counts alone (`seladv.notebooks.code`).
+
+    Raises:
+        ValueError: a notebook is none, or has not exactly one cell tagged `parameters`.
+    """
+    named = {arm for protocol in params.check(study).values() for arm in protocol.arms}
+    for name in STAGES:
+        lines = [_line(notebooks.code(folder / f"{name}.ipynb").encode(), f"notebooks/{name}.ipynb, its code")]
+        lines += _digests(of_stage(name))
+        if name != "2-train":
+            checkpoint.write_bytes(target / f"{name}.txt", "".join(lines).encode())
+            continue
+        for arm in named:
+            checkpoint.write_bytes(target / name / f"{arm}.txt", "".join([*lines, *_digests(of_arm(arm))]).encode())
 
 
 def state_path(folder: Path, settings: dict[str, Any], *, arm: str, seed: int, data: Path) -> Path:
@@ -58,8 +84,16 @@ def state_path(folder: Path, settings: dict[str, Any], *, arm: str, seed: int, d
         "threads": torch.get_num_threads(),
         "resolved": precision.resolve(settings["precision"], device),
     }
-    key = checkpoint.key({**settings, **arithmetic}, data, *of_training(), *of_arm(arm))
+    key = checkpoint.key({**settings, **arithmetic}, data, *of_stage("2-train"), *of_arm(arm))
     return folder / f"{arm}-{seed}-{key}.safetensors"
+
+
+def _digests(paths: Iterable[Path]) -> list[str]:
+    return [_line(path.read_bytes(), str(path.relative_to(PACKAGE.parent))) for path in paths]
+
+
+def _line(content: bytes, name: str) -> str:
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
 
 
 def _file(module: str) -> Path:
@@ -85,4 +119,7 @@ def _imports(path: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        write(*map(Path, sys.argv[1:]))
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))

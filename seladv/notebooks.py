@@ -1,6 +1,5 @@
 """A notebook's code without its looks, so that saving it in JupyterLab changes nothing that a stage depends on."""
 
-import sys
 from pathlib import Path
 
 import nbformat
@@ -23,17 +22,3 @@ def code(notebook: Path) -> str:
         raise ValueError(f"{notebook} has {len(tagged)} cells tagged `parameters`; papermill needs exactly one")
     kept = [c for c in cells if c.cell_type == "code" and LOOKS not in c.metadata.get("tags", [])]
     return "\n\n".join(cell.source.strip() for cell in kept if cell.source.strip()) + "\n"
-
-
-def extract(folder: Path, build: Path) -> None:
-    """Write the code of every numbered notebook in `folder` to `build`/<name>.py."""
-    build.mkdir(parents=True, exist_ok=True)
-    for notebook in sorted(folder.glob("[0-9]*.ipynb")):
-        (build / f"{notebook.stem}.py").write_text(code(notebook))
-
-
-if __name__ == "__main__":
-    try:
-        extract(Path(sys.argv[1]), Path(sys.argv[2]))
-    except ValueError as error:
-        sys.exit(str(error))

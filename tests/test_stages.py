@@ -14,6 +14,7 @@ from seladv.params import Protocol
 Stages = dict[str, dict[str, Any]]
 
 PROTOCOLS = tuple(params.check(Path(__file__).parents[1] / "params.yaml"))
+KINDS = ("data", "train", "evaluate", "transfer", "timing", "table")
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
@@ -28,11 +29,20 @@ def test_the_check_depends_on_the_whole_package(stages: Stages) -> None:
 
 
 @protocols
-def test_training_depends_on_its_code_its_notebook_and_its_data_alone(stages: Stages, protocol: str) -> None:
-    modules = {f"seladv/{path.relative_to(lineage.PACKAGE)}" for path in lineage.of_training()} | {"seladv/record.py"}
-    assert {*stages[f"train-{protocol}"]["deps"]} == modules | {
-        "build/2-train.py", "build/arms/${item.arm}.txt", "data/${protocol}.safetensors"
+def test_a_stage_depends_on_its_code_and_on_what_it_reads_alone(stages: Stages, protocol: str) -> None:
+    data, network = "data/${protocol}.safetensors", "models/${protocol}/${item.arm}-${item.seed}"
+    assert {kind: set(stages[f"{kind}-{protocol}"]["deps"]) for kind in KINDS} == {
+        "data": {"build/code/1-data.txt"},
+        "train": {"build/code/2-train/${item.arm}.txt", data},
+        "evaluate": {"build/code/3-evaluate.txt", data, network},
+        "transfer": {"build/code/3-transfer.txt", data, "models/${protocol}"},
+        "timing": {"seladv/timing.py", data, "results/metrics/${protocol}"},
+        "table": {
+            "build/code/4-results.txt", "results/metrics/${protocol}", "results/timing/${protocol}.json",
+            "results/transfer/${protocol}.json"
+        },
     }  # fmt: skip
+    assert set(stages["claims"]["deps"]) == {"build/code/5-claims.txt", "results/claims"}
 
 
 @protocols
@@ -53,31 +63,15 @@ def test_training_and_data_depend_on_the_settings_that_they_read_alone(stages: S
     assert {*stages[f"train-{protocol}"]["params"]} == {f"${{protocol}}.{name}" for name in settings - through_data}
 
 
-def reach(notebook: Path) -> set[str]:
-    """The modules that a notebook's computing cells import, directly or not."""
-    called = [node for node in ast.walk(ast.parse(notebooks.code(notebook))) if isinstance(node, ast.ImportFrom)]
-    modules = [alias.name for node in called if node.module == "seladv" for alias in node.names]
-    return set().union(*map(lineage.closure, modules))
-
-
-@pytest.mark.parametrize("stage", ["claims", *(f"table-{protocol}" for protocol in PROTOCOLS)])
-def test_the_tables_and_the_claims_depend_on_the_modules_that_they_run(stages: Stages, root: Path, stage: str) -> None:
-    listed = {dep.removeprefix("seladv/").removesuffix(".py") for dep in stages[stage]["deps"] if "seladv/" in dep}
-    run = reach(root / "notebooks" / ("5-claims.ipynb" if stage == "claims" else "4-results.ipynb"))
-    elsewhere = lineage.closure("params") | lineage.closure("train") | {"checkpoint", "paths"}  # they alter the runs
-    if stage == "claims":
-        elsewhere |= {"stats", "results"}  # they alter the tables
-        run |= {"manifest"}  # no notebook's
-    assert listed == run - elsewhere
-
-
-@protocols
-@pytest.mark.parametrize("kind", ["evaluate", "transfer"])
-def test_judging_depends_on_the_code_that_judges(stages: Stages, protocol: str, kind: str) -> None:
-    settings = {"params", "protocol", "arms", "selection", "gradients"}  # what they read comes in as parameters
-    modules = lineage.closure(kind) - settings | {"checkpoint", "models", "record"}  # these read the network
-    listed = {dep for dep in stages[f"{kind}-{protocol}"]["deps"] if dep.startswith("seladv/")}
-    assert listed == {f"seladv/{module}.py" for module in modules}
+@pytest.mark.parametrize("notebook", lineage.STAGES)
+def test_what_a_notebooks_computing_cells_import_is_its_stages_code(root: Path, notebook: str) -> None:
+    """Save what hands over settings, paths and provenance, or only says how a run is to be stored and forecast."""
+    code = ast.parse(notebooks.code(root / "notebooks" / f"{notebook}.ipynb"))
+    froms = [node for node in ast.walk(code) if isinstance(node, ast.ImportFrom) and node.module]
+    used = {alias.name for node in froms if node.module == "seladv" for alias in node.names}
+    used |= {node.module.removeprefix("seladv.") for node in froms if node.module.startswith("seladv.")}
+    listed = {path.stem for path in lineage.of_stage(notebook)}
+    assert used - listed <= {"params", "paths", "provenance", "forecast", "lineage", "checkpoint"}
 
 
 @protocols
@@ -89,7 +83,7 @@ def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
 
 @protocols
 def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stages, protocol: str) -> None:
-    for kind in ("data", "train", "evaluate", "transfer", "timing", "table"):
+    for kind in KINDS:
         stage = stages[f"{kind}-{protocol}"]
         assert stage["vars"] == [{"protocol": protocol}]
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
@@ -97,17 +91,18 @@ def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stage
 
 
 def test_every_stage_is_the_check_or_the_claims_or_a_protocols(stages: Stages) -> None:
-    kinds = ("data", "train", "evaluate", "transfer", "timing", "table")
-    assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
+    assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in KINDS for protocol in PROTOCOLS)}
 
 
-def test_the_check_writes_what_the_other_stages_run(stages: Stages, root: Path) -> None:
-    written = set(stages["check"]["outs"])
-    notebooks = {f"build/{path.stem}.py" for path in (root / "notebooks").glob("[0-9]*.ipynb")}
-    assert written == {*notebooks, "build/arms"}
-    read = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("build/")}
-    read = {"build/arms" if dep.startswith("build/arms/") else dep for dep in read}
-    assert read == written
+def test_the_check_writes_what_the_other_stages_depend_on(stages: Stages, root: Path, tmp_path: Path) -> None:
+    assert stages["check"]["outs"] == ["build/code"]
+    numbered = {path.stem for path in (root / "notebooks").glob("[0-9]*.ipynb")}
+    assert set(lineage.STAGES) == numbered
+    lineage.write(root / "params.yaml", root / "notebooks", tmp_path)
+    read = {dep.removeprefix("build/code/") for stage in stages.values() for dep in stage["deps"] if "build/" in dep}
+    arms = {arm for name in PROTOCOLS for arm in params.check(root / "params.yaml")[name].arms}
+    read = {dep.replace("${item.arm}", arm) for dep in read for arm in arms}
+    assert read == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")}
 
 
 def test_every_file_that_a_stage_names_is_there(stages: Stages, root: Path) -> None:

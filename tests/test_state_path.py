@@ -9,7 +9,7 @@ import torch
 
 from seladv import lineage
 
-CODE = [path.stem for path in lineage.of_training()]
+CODE = [path.stem for path in lineage.of_stage("2-train")]
 MARGIN = ["criteria/margin", "criteria/random"]
 
 Settings = dict[str, Any]
