@@ -182,6 +182,28 @@ def test_a_ratio_added_trains_only_itself_and_a_ratio_removed_trains_nothing(
     assert (study.folder / "results/metrics/digits/margin-30-0.json").exists()  # stale, and no longer a row
 
 
+def test_lanes_do_the_runs_that_are_missing_and_leave_the_table_to_dvc(study: Study, reset: Callable[[], None]) -> None:
+    study.params(seeds=[0, 1])
+    done = study.run("python", "-m", "seladv.lanes", "digits", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    ran = re.findall(r"Running stage '([^']+)'", done.stdout)
+    assert sorted(ran) == [f"{kind}-digits@{arm}-1" for kind in ("evaluate", "train") for arm in ("full", "margin-50")]
+    assert set(study.repro()) == {"check", "transfer-digits", "timing-digits", "table-digits"}
+    reset()
+    study.repro()
+
+
+def test_a_lane_that_fails_is_told_and_the_other_one_finishes(study: Study) -> None:
+    shutil.rmtree(study.folder / "results/metrics/digits")
+    (study.folder / "results/metrics/digits/full-0.json").mkdir(parents=True)  # cannot be replaced by a file
+    done = study.run("python", "-m", "seladv.lanes", "digits", "2")
+    shutil.rmtree(study.folder / "results/metrics/digits/full-0.json", ignore_errors=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("A stage failed")
+    assert (study.folder / "results/metrics/digits/margin-50-0.json").exists()
+    study.repro()
+
+
 def test_another_protocols_change_runs_nothing_here(study: Study) -> None:
     study.params("mnist", arms=["full", "margin-25"], lr=0.002)
     assert study.repro() == ["check"]
