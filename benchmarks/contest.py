@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks import peers, textbook, timing
 from benchmarks.settings import SCORING_SECONDS, Case
 from seladv import attack, precision
+from seladv.cost import Meter
+from seladv.graph import Graphed
 from seladv.modes import eval_mode
 from seladv.selection import SELECTORS
 
@@ -47,9 +49,12 @@ class Contest:
     def _attackers(self, found: dict[str, Any]) -> Calls:
         settings: dict[str, Any] = {"eps": self.case.eps, "step_size": self.case.step_size, "steps": self.case.steps}
 
+        gpu = self.device.type == "cuda"  # as in training, see `seladv.run`
+        steps = Graphed(self.model, Meter(self.model, self.device)) if gpu else attack.ascend
+
         def seladv(number_format: str) -> Tensor:
             with precision.autocast(number_format, self.device):
-                return attack.pgd(self.model, self.x_last, self.y, **settings)
+                return attack.pgd(self.model, self.x_last, self.y, **settings, ascend=steps)
 
         frozen, dtype = copy.deepcopy(self.model).requires_grad_(False), torch.float32
         if self.precision == "bf16":

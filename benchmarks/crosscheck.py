@@ -5,6 +5,7 @@ same start; what is left of a difference is rounding, or a mistake in one of the
 """
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def outcomes(
     """`seladv` and each of `libraries` that is installed, on the images that are right unattacked."""
     found = {name: module for name, module in peers.load().items() if name in libraries}
     clean = correct(model, images)
-    settings = {"eps": eps, "step_size": step_size}
+    settings: dict[str, Any] = {"eps": eps, "step_size": step_size}
     hits: dict[str, list[Tensor]] = {name: [] for name in ("seladv", *found)}
     with eval_mode(model):
         for number, (x, y) in enumerate(images.batches(BATCH)):

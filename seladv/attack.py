@@ -1,10 +1,30 @@
 """Projected gradient descent in the ℓ∞ ball."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seladv.modes import eval_mode
+
+
+def ascend(
+    model: nn.Module, x_adv: Tensor, y: Tensor, lower: Tensor, upper: Tensor, *, step_size: float, steps: int
+) -> Tensor:
+    """`steps` sign steps from `x_adv`, each projected into [lower, upper] (Madry et al. 2018, eq. 2).
+
+    Args and shapes as for `pgd`; `lower` and `upper` are shaped as the images. The network runs in the mode it is in.
+    """
+    for _ in range(steps):
+        x_adv = x_adv.detach().requires_grad_()
+        with torch.enable_grad():
+            # A sum, so that one sample's gradient does not shrink with the size of its batch.
+            loss = cross_entropy(model(x_adv).float(), y, reduction="sum")
+        # Only the input's gradient: `loss.backward()` would compute every weight's as well.
+        (gradient,) = torch.autograd.grad(loss, x_adv)
+        x_adv = gradient.sign().mul_(step_size).add_(x_adv.detach()).clamp_(lower, upper)
+    return x_adv
 
 
 def pgd(
@@ -17,6 +37,7 @@ def pgd(
     steps: int,
     start: float | None = None,
     generator: torch.Generator | None = None,
+    ascend: Callable[..., Tensor] = ascend,
 ) -> Tensor:
     """Adversarial examples for `x`: uniform random start, sign steps, projection (Madry et al. 2018, eq. 2).
 
@@ -29,6 +50,7 @@ def pgd(
         steps: gradient steps, each one forward pass and one backward pass to the input.
         start: radius of the uniform random start, same units; `eps` if not given, 0 starts at `x`.
         generator: source of the random start; the default generator if not given.
+        ascend: takes the steps; `seladv.graph.Graphed` takes the same ones as a CUDA graph.
 
     Returns:
         Images [B, C, H, W], float32, within eps of `x` and in [0, 1]; detached.
@@ -51,12 +73,5 @@ def pgd(
     lower, upper = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
     noise = torch.empty_like(x).uniform_(-start, start, generator=generator) if start else torch.zeros_like(x)
     x_adv = noise.add_(x).clamp_(lower, upper)
-    with eval_mode(model), torch.enable_grad():
-        for _ in range(steps):
-            x_adv.requires_grad_()
-            # A sum, so that one sample's gradient does not shrink with the size of its batch.
-            loss = cross_entropy(model(x_adv).float(), y, reduction="sum")
-            # Only the input's gradient: `loss.backward()` would compute every weight's as well.
-            (gradient,) = torch.autograd.grad(loss, x_adv)
-            x_adv = gradient.sign().mul_(step_size).add_(x_adv.detach()).clamp_(lower, upper)
-    return x_adv.detach()
+    with eval_mode(model):
+        return ascend(model, x_adv, y, lower, upper, step_size=step_size, steps=steps)

@@ -43,6 +43,21 @@ class Meter:
             self._charge(phase, start)
             self._phase = None
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Count no pass inside the block; its time is charged as ever."""
+        phase, self._phase = self._phase, None
+        try:
+            yield
+        finally:
+            self._phase = phase
+
+    def attacked(self, count: int) -> None:
+        """Count `count` forward passes and backward passes to the input that ran where no hook sees them."""
+        if self._phase is not None:
+            self.passes[self._phase]["forward"] += count
+            self.passes[self._phase]["input_grad"] += count
+
     def take(self) -> dict[str, Any]:
         """What was charged since the last call: {"passes": {phase: {pass: n}}, "seconds": {phase: s}}."""
         if self._pending:

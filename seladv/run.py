@@ -8,8 +8,10 @@ from torch import LongTensor, Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from seladv import arms, cost, models, objective, optimizers, precision
+from seladv.attack import ascend
 from seladv.augment import crop_and_flip
 from seladv.data import Images, to_float
+from seladv.graph import Graphed
 from seladv.seeds import stream
 from seladv.selection import CRITERIA, SELECTORS
 
@@ -42,6 +44,7 @@ class Run:
         self.generators = {name: stream(seed, name) for name in ("order", "augment")}
         self.generators |= {name: stream(seed, name, device) for name in ("attack", "selection")}
         self.meter = cost.Meter(self.model, device)
+        self.ascend = Graphed(self.model, self.meter) if device.type == "cuda" else ascend
         self.history: list[dict[str, Any]] = []
         self.kept: dict[str, dict[str, Tensor]] = {}  # "middle" and "best" → weights
         self.times_selected = torch.zeros(len(self.train.labels), dtype=torch.int32, device=device)

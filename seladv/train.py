@@ -37,7 +37,8 @@ def training_step(run: Run, index: Tensor) -> tuple[LongTensor, Tensor]:
     with run.meter("scoring"), run.autocast():
         chosen = run.choose(index, x, y)
     with run.meter("attack"), run.autocast():
-        x_adv = pgd(run.model, x[chosen], y[chosen], **run.attack, generator=run.generators["attack"])
+        generator = run.generators["attack"]
+        x_adv = pgd(run.model, x[chosen], y[chosen], **run.attack, generator=generator, ascend=run.ascend)
     with run.meter("update"):
         with run.autocast():
             loss, logits = run.objective(run.model, x, y, chosen, x_adv)
