@@ -16,7 +16,7 @@ def of(study: Study) -> list[Raw]:
         names = list(dict.fromkeys(item["check"] for run in judged for item in run["checklist"]))
         parts += [_failures(judged), _matrix(study.name, judged, names), _readings(study.name, judged)]
     if without:
-        parts.append(paragraph(mark(NOT_RUN), f" Judged by the protocol's PGD alone: {', '.join(without)}."))
+        parts.append(paragraph(mark(NOT_RUN), f": no checklist, only the protocol's PGD: {', '.join(without)}."))
     return parts
 
 
@@ -58,4 +58,4 @@ def _readings(name: str, runs: Sequence[Row]) -> Raw:
 
 
 def _figures(figures: Row) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    return ", ".join(f"{name} {value:.5g}" for name, value in figures.items())

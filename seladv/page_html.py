@@ -73,7 +73,7 @@ def items(entries: Sequence[object]) -> Raw:
 
 
 def fold(summary: object, *content: object) -> Raw:
-    """What a reader opens at will; in print it is open."""
+    """What a reader opens at will; it is printed as it stands."""
     return Raw("\n" + element("details", element("summary", summary), *content))
 
 

@@ -28,4 +28,3 @@ for (const table of document.querySelectorAll("table")) {
     cell.append(button);
   });
 }
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));

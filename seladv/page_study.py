@@ -33,8 +33,8 @@ def _attack(study: Study) -> Raw:
     return paragraph(
         f"{protocol.model} on {protocol.data}, {protocol.epochs} epochs. Robust: right under PGD-{attack.steps}, "
         f"ε = {_size(protocol.eps)}, step {_size(attack.step_size)}, {attack.examples} test images, "
-        f"the {protocol.headline} network. Accuracies are percent, costs and time ratios to full. ± is the half-width of a 95 % t-interval "
-        "over the seeds; one seed has none."
+        f"the {protocol.headline} network. Accuracies are percent, costs and time ratios to full. "
+        "± is the half-width of a 95 % t-interval over the seeds; one seed has none."
     )
 
 
@@ -82,20 +82,12 @@ def _runs(study: Study) -> Raw:
     attacks = list(dict.fromkeys(name for run in study.runs for name in run.get("attacks", {})))
     attacks = [name for name in attacks if name not in ("clean", "pgd")]  # these two are in the columns before
     networks = list(dict.fromkeys(name for run in study.runs for name in run.get("checkpoints", {})))
-    header = [
-        "arm",
-        "seed",
-        "clean",
-        "robust",
-        *attacks,
-        "worst case",
-        *(f"{name} network" for name in networks),
-        "note",
-    ]
+    worst = ["worst case"] if any("worst_case" in run for run in study.runs) else []
+    header = ["arm", "seed", "clean", "robust", *attacks, *worst, *(f"{name} network" for name in networks), "note"]
     body: list[list[object]] = []
     for arm in study.protocol.arms:
         for run in study.metrics.get(arm, []):
-            found = [*(run.get("attacks", {}).get(name) for name in attacks), run.get("worst_case")]
+            found = [*(run.get("attacks", {}).get(name) for name in attacks), *(run.get("worst_case") for _ in worst)]
             found += [run.get("checkpoints", {}).get(name) for name in networks]
             cells = [number(entry["robust"] if entry else None) for entry in found]
             note = prose("; ".join(doubt for doubt, found in MARKS.items() if found(run)) or "–")

@@ -64,8 +64,8 @@ def _glance(studies: Sequence[Study]) -> Raw:
             Raw("".join(element("div", f"{row['arm']} ", mark(row["verdict"])) for row in rows) or "–")
             for rows in ([row for row in rows if row["arm"] in PAPER_ARMS] for rows in cells)
         ]
-        body.append([claim.id, prose(claim.says), str(claim.region), *words])
-    header = ["claim", "says", "margin", *(study.name for study in judged)]
+        body.append([claim.id, prose(claim.says), *words, str(claim.region)])
+    header = ["claim", "says", *(study.name for study in judged), "margin"]
     return table("Verdicts on the paper's own arms", header, body, text=header)
 
 
@@ -129,12 +129,13 @@ def discrepancies(studies: Sequence[Study]) -> Raw:
         ]
         for row in rows
     ]
-    text = ["point", "protocol", "arm", "against"]
+    header = ["point", "protocol", "arm", "against", "effect", "interval"]
+    text = [name for name in header if name != "effect"]
     link = element("a", "discrepancies.md", href="discrepancies.md")
     says = "Robust accuracy with each difference less that without it, in points, paired by seed. What each one is: "
     parts = [
         paragraph(says, link, "."),
-        table("Effect of each difference", [*text, "effect", "interval"], body, text=text),
+        table("Effect of each difference", header, body, text=text),
     ]
     return section(
         2, "discrepancies", "Described and coded", *(parts if rows else [items(["No protocol has a table."])])
