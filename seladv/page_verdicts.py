@@ -124,8 +124,8 @@ def discrepancies(studies: Sequence[Study]) -> Raw:
         [
             prose(row["point"]),
             *(row[name] or "–" for name in ("protocol", "arm", "against")),
-            Cell(number(row["effect"][0], "points"), row["effect"][0]) if row["effect"] else Cell("–", ""),
-            ends(row["effect"][1], row["effect"][2], unit="points") if row["effect"] else prose(row["note"]),
+            Cell(number(row["effect"][0], "points"), _exact(row["effect"][0])) if row["effect"] else Cell("–", ""),
+            ends(*row["effect"][1:], unit="points") if row["effect"] else prose(row["note"].replace("`", "")),
         ]
         for row in rows
     ]
