@@ -4,7 +4,7 @@ SHELL := /bin/bash
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test bench bench-peers lab lock clean
+.PHONY: demo test status bench bench-peers lab lock clean
 
 demo: $(READY)
 	dvc repro table-digits
@@ -19,6 +19,10 @@ test: $(READY)
 	ruff format --check .
 	mypy
 	pytest
+
+# Which of the committed results belong to the code and the parameters as they are.
+status: $(READY)
+	@python -m seladv.status
 
 # Ten minutes on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
 # KINETO_LOG_LEVEL=6: the profiler keeps its chatter to itself.
