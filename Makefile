@@ -11,6 +11,7 @@ demo: $(READY)
 	dvc repro --single-item claims
 	@cat results/digits.md
 	@echo "Verdicts on the paper's claims: $(CURDIR)/results/claims.md"
+	@echo "All results on one page: $(CURDIR)/results/report.html"
 	@echo "Figures: $(CURDIR)/results/figures/digits"
 	@echo "Executed notebooks: $(CURDIR)/runs/digits"
 
