@@ -4,7 +4,7 @@ SHELL := /bin/bash
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test bench bench-peers lab lock clean
+.PHONY: demo test status bench bench-peers lab lock clean
 
 # The runs first, as many at a time as there are cores; then what needs them all.
 demo: $(READY)
@@ -14,6 +14,7 @@ demo: $(READY)
 	dvc repro --single-item claims
 	@cat results/digits.md
 	@echo "Verdicts on the paper's claims: $(CURDIR)/results/claims.md"
+	@echo "All results on one page: $(CURDIR)/results/report.html"
 	@echo "Figures: $(CURDIR)/results/figures/digits"
 	@echo "Executed notebooks: $(CURDIR)/runs/digits"
 
@@ -22,6 +23,10 @@ test: $(READY)
 	ruff format --check .
 	mypy
 	pytest
+
+# Which of the committed results belong to the code and the parameters as they are.
+status: $(READY)
+	@python -m seladv.status
 
 # Ten minutes on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
 # KINETO_LOG_LEVEL=6: the profiler keeps its chatter to itself.

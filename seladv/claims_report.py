@@ -65,8 +65,8 @@ def verdict_grid(rows: Sequence[Row]) -> str:
     body = [
         [
             *(row[name] or "–" for name in ("claim", "arm", "against", "paper")),
-            _number(row["ours"], row["unit"]),
-            _ends(row["low"], row["high"], unit=row["unit"]),
+            number(row["ours"], row["unit"]),
+            ends(row["low"], row["high"], unit=row["unit"]),
             row["margin"],
             f"**{row['verdict']}**",
             row["decided_by"],
@@ -82,7 +82,7 @@ def _evidence(rows: Sequence[Row]) -> str:
         [
             *(row[name] for name in ("claim", "arm", "against")),
             *(_p(row[name]) for name in ("p", "p_holm")),
-            _ends(*(row["examples"] or (None, None)), unit=row["unit"]),
+            ends(*(row["examples"] or (None, None)), unit=row["unit"]),
             _budget(row["budget"]),
             _values(row),
         ]
@@ -114,18 +114,18 @@ def _effect(row: Row) -> list[str]:
     if row["effect"] is None:
         return [row["note"], "–", "–", "–"]
     mean, low, high = row["effect"]
-    seeds = ", ".join(_number(value, "points") for value in row["values"])
-    return [_number(mean, "points"), _ends(low, high, unit="points"), _p(row["p"]), seeds]
+    seeds = ", ".join(number(value, "points") for value in row["values"])
+    return [number(mean, "points"), ends(low, high, unit="points"), _p(row["p"]), seeds]
 
 
-def _number(value: float | None, unit: str) -> str:
+def number(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     return f"{value:+.2f}" if unit == "points" else f"{value:.3f}"
 
 
-def _ends(low: float | None, high: float | None, *, unit: str) -> str:
-    return "–" if low is None or high is None else f"{_number(low, unit)} to {_number(high, unit)}"
+def ends(low: float | None, high: float | None, *, unit: str) -> str:
+    return "–" if low is None or high is None else f"{number(low, unit)} to {number(high, unit)}"
 
 
 def _p(value: float | None) -> str:
@@ -139,7 +139,7 @@ def _budget(budget: Mapping[str, float]) -> str:
 
 def _values(row: Row) -> str:
     """Every seed's value, or every round's."""
-    numbers = [_number(value, row["unit"]) for value in row["values"]]
+    numbers = [number(value, row["unit"]) for value in row["values"]]
     if row["over"] == "rounds":
         return ", ".join(numbers) or "–"
     return ", ".join(f"{seed}: {number}" for seed, number in zip(row["seeds"], numbers, strict=False)) or "–"

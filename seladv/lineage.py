@@ -23,8 +23,9 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "3-evaluate": (("evaluate",), READS),
     "3-transfer": (("transfer",), READS),
     "4-results": (("budget", "discrepancies", "plots", "report", "results", "verdicts"), ()),
-    "5-claims": (("claims_report", "manifest"), ()),
+    "5-claims": (("claims_report", "manifest", "page"), ()),
 }
+ASSETS = {"page": ("page/style.css", "page/sort.js")}  # what a module reads of the package besides code
 
 
 def closure(*modules: str) -> set[str]:
@@ -41,7 +42,8 @@ def of_stage(notebook: str) -> list[Path]:
     """The files that the result of a notebook's stage depends on; every run's training, for `2-train`."""
     work, alone = STAGES[notebook]
     modules = closure(*work) | set(alone)
-    return sorted(_file(module) for module in (modules if notebook == "2-train" else modules - SETTINGS))
+    files = {_file(module) for module in (modules if notebook == "2-train" else modules - SETTINGS)}
+    return sorted(files | {PACKAGE / asset for module in modules & set(ASSETS) for asset in ASSETS[module]})
 
 
 def of_arm(name: str) -> list[Path]:

@@ -35,6 +35,7 @@ COMMENTS = {  # the first pattern that fits says what the file is
     "results/figures/*": "a figure of one protocol",
     "results/claims/*": "one protocol's verdicts and effects, for programs",
     "results/claims.*": "verdicts on the paper's claims, all protocols",
+    "results/report.html": "every result on one page that opens from disk",
     "results/discrepancies.md": "described and coded, with the effect of each difference",
     "results/*": "one protocol's table",
 }

@@ -42,7 +42,8 @@ def test_a_stage_depends_on_its_code_and_on_what_it_reads_alone(stages: Stages, 
             "results/transfer/${protocol}.json"
         },
     }  # fmt: skip
-    assert set(stages["claims"]["deps"]) == {"build/code/5-claims.txt", "results/claims"}
+    results = {f"results/{kind}" for kind in ("claims", "figures", "metrics", "timing", "transfer")}
+    assert set(stages["claims"]["deps"]) == {"build/code/5-claims.txt", "params.yaml", *results}
 
 
 @protocols
