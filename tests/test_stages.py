@@ -71,7 +71,7 @@ def test_what_a_notebooks_computing_cells_import_is_its_stages_code(root: Path, 
     froms = [node for node in ast.walk(code) if isinstance(node, ast.ImportFrom) and node.module]
     used = {alias.name for node in froms if node.module == "seladv" for alias in node.names}
     used |= {node.module.removeprefix("seladv.") for node in froms if node.module.startswith("seladv.")}
-    listed = {path.stem for path in lineage.of_stage(notebook)}
+    listed = {path.parent.name if path.stem == "__init__" else path.stem for path in lineage.of_stage(notebook)}
     assert used - listed <= {"params", "paths", "provenance", "forecast", "lineage", "checkpoint"}
 
 

@@ -10,15 +10,15 @@ from dvc.repo import Repo
 
 from seladv import status
 
-CODE = {"code.py": "1", "table.py": "1", "build/2-train.py": "train", "build/arms/full.txt": "full"}
+CODE = {"code.py": "1", "table.py": "1", "build/code/1-data.txt": "data", "build/code/2-train/full.txt": "full"}
 MATRIX = {"arm": "${p.arms}", "seed": "${p.seeds}"}
 RUN = "p/${item.arm}-${item.seed}"
 STAGES = {
     "data-p": {"cmd": "mkdir -p data && echo raw > data/p", "deps": ["code.py"], "outs": ["data/p"]},
     "train-p": {
         "matrix": MATRIX,
-        "cmd": f"mkdir -p models/p && cat code.py build/2-train.py > models/{RUN}",
-        "deps": ["data/p", "build/2-train.py", "build/arms/${item.arm}.txt"],
+        "cmd": f"mkdir -p models/p && cat code.py build/code/1-data.txt > models/{RUN}",
+        "deps": ["data/p", "build/code/1-data.txt", "build/code/2-train/${item.arm}.txt"],
         "params": ["p.lr"],
         "outs": [f"models/{RUN}"],
     },
@@ -99,8 +99,11 @@ def test_a_changed_module_is_named_in_all_that_comes_after_it(clone: Path) -> No
 
 
 def test_a_changed_setting_notebook_and_criterion_are_named(clone: Path) -> None:
-    assert says(clone, **{"build/2-train.py": "x"})["p full-1"] == "stale: notebooks/2-train.ipynb changed since"
-    assert says(clone, **{"build/arms/full.txt": "x"})["p full-1"] == "stale: the criterion of full changed since"
+    assert says(clone, **{"build/code/1-data.txt": "x"})["p full-1"] == "stale: the code of 1-data changed since"
+    assert (
+        says(clone, **{"build/code/2-train/full.txt": "x"})["p full-1"]
+        == "stale: the code of 2-train for full changed since"
+    )
     params(clone, lr=0.2)
     assert says(clone)["p full-1"] == "stale: params.yaml: p.lr changed since"
 
@@ -108,7 +111,7 @@ def test_a_changed_setting_notebook_and_criterion_are_named(clone: Path) -> None
 def test_what_changed_is_counted_after_the_third(clone: Path) -> None:
     params(clone, lr=0.2)
     write(clone, {"code.py": "2", "results/metrics/p/full-0.json": "by hand"})
-    said = says(clone, **{"build/2-train.py": "x", "build/arms/full.txt": "x"})["p full-0"]
+    said = says(clone, **{"build/code/1-data.txt": "x", "build/code/2-train/full.txt": "x"})["p full-0"]
     assert said.startswith("stale: ")
     assert said.endswith(" and 2 more changed since")
 
@@ -137,7 +140,7 @@ def test_the_study_itself_has_a_line_for_every_run(root: Path) -> None:
     for protocol, section in yaml.safe_load((root / "params.yaml").read_text()).items():
         for arm in (section or {}).get("arms", []):
             assert {f"{protocol} {arm}-{seed}" for seed in section["seeds"]} <= {*heads}
-    assert set(status.build(root)) > {"build/2-train.py", "build/arms/full.txt"}
+    assert set(status.build(root)) > {"build/code/4-results.txt", "build/code/2-train/full.txt"}
 
 
 def test_protocols_with_dashes_keep_their_names() -> None:
