@@ -20,7 +20,7 @@ test: $(READY)
 	mypy
 	pytest
 
-# Ten minutes on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
+# A quarter of an hour on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
 # KINETO_LOG_LEVEL=6: the profiler keeps its chatter to itself.
 bench: $(READY)
 	KINETO_LOG_LEVEL=6 python -m benchmarks results/bench
