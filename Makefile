@@ -7,10 +7,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: demo test bench bench-peers lab lock clean
 
 demo: $(READY)
-	dvc repro table-digits
+	dvc repro table-digits fidelity-digits
 	dvc repro --single-item claims
 	@cat results/digits.md
 	@echo "Verdicts on the paper's claims: $(CURDIR)/results/claims.md"
+	@echo "How well the proxies of gradient matching stand in for it: $(CURDIR)/results/fidelity/digits.md"
 	@echo "Figures: $(CURDIR)/results/figures/digits"
 	@echo "Executed notebooks: $(CURDIR)/runs/digits"
 

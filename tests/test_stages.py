@@ -8,12 +8,13 @@ import papermill
 import pytest
 import yaml
 
-from seladv import lineage, notebooks, params
+from seladv import arms, fidelity, lineage, notebooks, params
 from seladv.params import Protocol
 
 Stages = dict[str, dict[str, Any]]
 
 PROTOCOLS = tuple(params.check(Path(__file__).parents[1] / "params.yaml"))
+KINDS = ("data", "train", "evaluate", "transfer", "timing", "fidelity", "table")
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
@@ -37,7 +38,7 @@ def test_training_depends_on_its_code_its_notebook_and_its_data_alone(stages: St
 
 @protocols
 def test_a_notebooks_stage_gives_it_parameters_that_it_has(stages: Stages, root: Path, protocol: str) -> None:
-    for kind, number in (("data", 1), ("train", 2), ("evaluate", 3), ("table", 4)):
+    for kind, number in (("data", 1), ("train", 2), ("evaluate", 3), ("fidelity", 4), ("table", 4)):
         runner, notebook, output, *settings = stages[f"{kind}-{protocol}"]["cmd"].removeprefix("python -m ").split()
         assert runner == "seladv.stage"
         assert notebook.startswith(f"notebooks/{number}-")
@@ -88,17 +89,31 @@ def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
 
 
 @protocols
+def test_fidelity_depends_on_its_code_and_on_one_run_of_the_plan(stages: Stages, root: Path, protocol: str) -> None:
+    stage, study = stages[f"fidelity-{protocol}"], params.load(root / "params.yaml", protocol)
+    elsewhere = {"params", "protocol", "paths", "provenance"}  # what they read comes in as parameters
+    modules = reach(root / "notebooks" / "4-fidelity.ipynb") | {"selector"}
+    for criterion in (fidelity.EXACT, *fidelity.PROXIES):
+        modules |= lineage.closure(f"criteria.{criterion.replace('-', '_')}")
+    listed = {dep for dep in stage["deps"] if dep.startswith("seladv/")}
+    assert listed == {f"seladv/{module.replace('.', '/')}.py" for module in modules - elsewhere}
+    run = stage["vars"][1]["run"]
+    assert run in {f"{arm}-{seed}" for arm in study.arms for seed in study.seeds}
+    assert arms.parse(run.rpartition("-")[0]).criterion
+
+
+@protocols
 def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stages, protocol: str) -> None:
-    for kind in ("data", "train", "evaluate", "transfer", "timing", "table"):
+    for kind in KINDS:
         stage = stages[f"{kind}-{protocol}"]
-        assert stage["vars"] == [{"protocol": protocol}]
+        assert stage["vars"][0] == {"protocol": protocol}
+        assert len(stage["vars"]) == 1 + (kind == "fidelity")
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
         assert stage.get("matrix") == (matrix if kind in ("train", "evaluate") else None)
 
 
 def test_every_stage_is_the_check_or_the_claims_or_a_protocols(stages: Stages) -> None:
-    kinds = ("data", "train", "evaluate", "transfer", "timing", "table")
-    assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in kinds for protocol in PROTOCOLS)}
+    assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in KINDS for protocol in PROTOCOLS)}
 
 
 def test_the_check_writes_what_the_other_stages_run(stages: Stages, root: Path) -> None:
