@@ -11,10 +11,12 @@ demo: $(READY)
 	dvc repro data-digits
 	python -m seladv.lanes digits
 	dvc repro table-digits
+	dvc repro fidelity-digits
 	dvc repro --single-item claims
 	@cat results/digits.md
 	@echo "Verdicts on the paper's claims: $(CURDIR)/results/claims.md"
 	@echo "All results on one page: $(CURDIR)/results/report.html"
+	@echo "How well the proxies of gradient matching stand in for it: $(CURDIR)/results/fidelity/digits.md"
 	@echo "Figures: $(CURDIR)/results/figures/digits"
 	@echo "Executed notebooks: $(CURDIR)/runs/digits"
 
@@ -28,7 +30,7 @@ test: $(READY)
 status: $(READY)
 	@python -m seladv.status
 
-# Ten minutes on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
+# A quarter of an hour on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
 # KINETO_LOG_LEVEL=6: the profiler keeps its chatter to itself.
 bench: $(READY)
 	KINETO_LOG_LEVEL=6 python -m benchmarks results/bench

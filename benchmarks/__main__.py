@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import draw, epochs, memory, peers, precisions, report, settings, startup, targets, timing
+from benchmarks import draw, epochs, matching, memory, peers, precisions, report, settings, startup, targets, timing
 from benchmarks.contest import Contest
 from benchmarks.hotspots import hotspots
 from seladv import checkpoint, plots, precision, provenance
 
 ROOT = Path(__file__).parents[1]
-NOT_MEASURED = {"device": "cuda", "seconds": None, "loss_reached": None}
+NOT_MEASURED = {"device": "cuda", "seconds": None, "absent": "not measured", "loss_reached": None}
 
 
 def measure(device: torch.device) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def measure(device: torch.device) -> dict[str, Any]:
     say("start-up", started)
     starts = startup.measure(repetitions=settings.START_REPETITIONS, epochs=settings.START_EPOCHS)
     say("memory", started)
-    peaks = [(size, [memory.measure(size, device=device)]) for size in settings.MEMORY_BATCH_SIZES]
+    peaks = [(size, [memory.measure("training", size, device)]) for size in settings.MEMORY_BATCH_SIZES]
     for case in settings.CASES:
         for batch in settings.BATCHES:
             say(f"{case.name}, batch {batch}", started)
@@ -41,6 +41,13 @@ def measure(device: torch.device) -> dict[str, Any]:
             rows += more
             figures += targets.of_contest(contest, times)
             profiled |= contest.named()
+
+    matched: list[matching.Matching] = []
+    for case in settings.CASES:
+        say(f"{case.name}: exact gradient matching", started)
+        matched.append(matching.measure(case, device=device, found=found))
+        figures += targets.of_matching(matched[-1])
+        profiled |= matched[-1].calls
 
     say("training epochs", started)
     runs = {arm: epochs.new_run(arm, batches=settings.EPOCH_BATCHES, device=device) for arm in settings.ARMS}
@@ -79,6 +86,8 @@ def measure(device: torch.device) -> dict[str, Any]:
         "load_before": load,
         "seconds": time.monotonic() - started,
         "rows": rows if settings.GPU else rows + [{**row, **NOT_MEASURED} for row in rows],
+        "matching": [row for one in matched for row in one.rows()],
+        "matching_growth": {f"{name}, {one.where}": line for one in matched for name, line in one.growth().items()},
         "epochs": {arm: epochs.summary(lines) for arm, lines in spent.items()},
         "targets": figures,
         "startup": {name: timing.spread(seconds)._asdict() for name, seconds in starts.items()},

@@ -112,6 +112,7 @@ class Contest:
             "row": name,
             "unit": "scoring of a batch" if name in self.scorers else "attack step",
             "seconds": timing.spread(seconds)._asdict() if seconds else None,
+            "absent": None if seconds else "not installed",
             "loss_reached": reached,
         }
 

@@ -27,7 +27,7 @@ def outcomes(
     model: nn.Module, images: Images, *, eps: float, step_size: float, steps: int, libraries: tuple[str, ...]
 ) -> Outcomes:
     """`seladv` and each of `libraries` that is installed, on the images that are right unattacked."""
-    found = {name: module for name, module in peers.load().items() if name in libraries}
+    found = peers.load(libraries)
     clean = correct(model, images)
     settings: dict[str, Any] = {"eps": eps, "step_size": step_size}
     hits: dict[str, list[Tensor]] = {name: [] for name in ("seladv", *found)}

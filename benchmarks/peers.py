@@ -1,8 +1,8 @@
-"""PGD of torchattacks and foolbox, where `make bench-peers` has installed them."""
+"""The libraries that the benchmark compares with, where `make bench-peers` has installed them."""
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,16 @@ from typing import Any
 from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / ".peers"
-NAMES = ("torchattacks", "foolbox")
+NAMES = ("torchattacks", "foolbox")  # for their PGD
+GRADIENTS = ("opacus",)  # for their per-sample gradients
 
 
-def load() -> dict[str, Any]:
-    """The peers' modules; one line is printed for each that is missing."""
+def load(names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The modules of `names`, by default of all peers; one line is printed for each that is missing."""
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))  # last: nothing in there can stand in for a package of the study
     found = {}
-    for name in NAMES:
+    for name in (*NAMES, *GRADIENTS) if names is None else names:
         try:
             found[name] = importlib.import_module(name)
         except ImportError as error:

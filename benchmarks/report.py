@@ -11,10 +11,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def cell(value: Mapping[str, float] | None, *, scale: float = 1.0, digits: int = 3) -> str:
-    """Median and quartiles."""
+def cell(
+    value: Mapping[str, float] | None, *, scale: float = 1.0, digits: int = 3, absent: str | None = "not installed"
+) -> str:
+    """Median and quartiles, or why there are none: `absent`."""
     if value is None:
-        return "not measured"
+        return str(absent)
     median, q1, q3 = (f"{scale * value[key]:.{digits}f}" for key in ("median", "q1", "q3"))
     return f"{median} ({q1}–{q3})"
 
@@ -35,9 +37,19 @@ def times_table(measured: Measured, network: str) -> str:
     for name, unit in dict.fromkeys((row["row"], row["unit"]) for row in rows):
         found = [cells[name, *column] for column in columns]
         reached = [f"{row['loss_reached']:.2f}" for row in found if row["loss_reached"] is not None]
-        times = [cell(row["seconds"], scale=1000, digits=2) for row in found]
+        times = [cell(row["seconds"], scale=1000, digits=2, absent=row["absent"]) for row in found]
         lines.append((name, unit, *times, ", ".join(reached)))
     return table(["", "ms per", *(f"{device}, batch {batch}" for device, batch in columns), "loss reached"], lines)
+
+
+def matching_table(measured: Measured, where: str) -> str:
+    """Time, peak memory and agreement of the ways to gradient matching's cosines."""
+    rows = []
+    for row in (row for row in measured["matching"] if row["where"] == where):
+        peak = "–" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
+        apart = "–" if row["apart"] is None else f"{row['apart']:.0e}"
+        rows.append((row["row"], cell(row["seconds"], scale=1000, digits=1), peak, apart))
+    return table([where, "ms", "peak memory, MiB", "cosines farthest from gradmatch's"], rows)
 
 
 def epochs_table(measured: Measured) -> str:
@@ -71,9 +83,10 @@ def precisions_table(measured: Measured) -> str:
 
 def growth_table(measured: Measured) -> str:
     """The straight lines."""
+    memory = {f"peak_memory_mib of {name}": growth for name, growth in measured["matching_growth"].items()}
     rows = [
         (name.replace("_", " "), g["x"], f"{g['intercept']:.4g}", f"{g['slope']:.4g}", f"{g['r2']:.4f}")
-        for name, g in measured["growth"].items()
+        for name, g in (measured["growth"] | memory).items()
     ]
     return table(["", "against", "at 0", "for each 1", "R²"], rows)
 
@@ -95,6 +108,7 @@ def markdown(measured: Measured, *, figure: str) -> str:
     facts = ", ".join(f"{key} {value}" for key, value in machine.items())
     quick = "\n**A quick run: its numbers mean nothing.**\n" if measured["quick"] else ""
     networks = dict.fromkeys(row["network"] for row in measured["rows"])
+    matching = "\n\n".join(matching_table(measured, w) for w in dict.fromkeys(r["where"] for r in measured["matching"]))
     times = "\n\n".join(f"### {network}\n\n{times_table(measured, network)}" for network in networks)
     return f"""# Benchmark: {machine["device"]}
 {quick}
@@ -121,6 +135,18 @@ attack the same function in eval mode; `loss reached` is the mean loss after the
 - `forward`: one forward pass without gradients; `margin`, `gradmatch-last`: scoring the batch and choosing half of it.
 
 {times}
+
+## Exact gradient matching
+
+The cosine of every sample's gradient, over all parameters, with the batch's mean; in fp32 where nothing else is said.
+Peak memory is what one call takes besides network, images and libraries, in a process of its own.
+
+- `forward + backward`: a mean loss and its gradient, as an update makes them: the unit.
+- `gradmatch`: `seladv.ghost.cosine`, its own passes included; all that the criterion of that name adds is the choice.
+- `vmap(grad)`: one gradient per sample by torch.func (under bf16 autocast its batch norm fails).
+- `opacus`: one gradient per sample by its hooks, without those of batch norm's parameters, which it does not support.
+
+{matching}
 
 ## Training
 

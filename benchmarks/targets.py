@@ -4,12 +4,16 @@ from typing import Any
 
 from benchmarks import epochs, peers
 from benchmarks.contest import LIMITS, Contest
+from benchmarks.matching import Matching
+from benchmarks.scoring import EXACT, OPACUS, PASSES, VMAP
+from benchmarks.settings import MATCHING_BATCH
 from benchmarks.timing import Spread, Times, ratio, spread
 
 SELADV_FP32 = 1.3
 LIMIT = 1.08
 SCORING = {"margin": 1.05, "gradmatch-last": 1.15}
-PASSES = 0.05
+MATCHING = {"passes": 2.2, "vmap": 4.0, "opacus": 1.5, "opacus memory": 4.0, "memory": 1.3, "slope": 1.0}
+COUNTED = 0.05
 LOOP = 1.03
 START = 1.0
 
@@ -51,6 +55,33 @@ def of_contest(contest: Contest, times: Times) -> list[Figure]:
     ]  # fmt: skip
 
 
+def of_matching(found: Matching) -> list[Figure]:
+    """What exact gradient matching costs beside the passes that it needs, and beside other ways to it."""
+
+    def time(above: str, below: str, **bound: float) -> Figure:
+        value = ratio(found.times[above], found.times[below]) if above in found.times else None
+        slow = below if "low" in bound else above
+        return figure(f"{found.where}: {above} / {below}", value, **bound, hot=f"{found.where}: {slow}")
+
+    def memory(above: str, below: str, **bound: float) -> Figure:
+        both = [found.peaks[name][MATCHING_BATCH] for name in (above, below) if name in found.peaks]
+        value = spread([both[0] / both[1]]) if len(both) == 2 else None
+        return figure(f"{found.where}: peak memory, {above} / {below}", value, **bound, hot=None)
+
+    slopes = {name: line["slope"] for name, line in found.growth().items()}
+    network = found.where.partition(",")[0]
+    trained = [name.removeprefix(EXACT) for name in found.times if name.startswith(f"{EXACT},")]
+    return [
+        *(time(EXACT + end, PASSES + end, high=MATCHING["passes"]) for end in ("", *trained)),
+        time(VMAP, EXACT, low=MATCHING["vmap"]),
+        time(OPACUS, EXACT, low=MATCHING["opacus"]),
+        memory(OPACUS, EXACT, low=MATCHING["opacus memory"]),
+        memory(EXACT, PASSES, high=MATCHING["memory"]),
+        figure(f"{network}: growth of peak memory with the batch, {EXACT} / {PASSES}",
+               spread([slopes[EXACT] / slopes[PASSES]]), high=MATCHING["slope"], hot=None),
+    ]  # fmt: skip
+
+
 def of_precisions(measured: list[dict[str, Any]]) -> list[Figure]:
     """How far bf16 moves the accuracies of a run, over the spread of its seeds: at most, of all arms and seeds."""
     return [
@@ -69,7 +100,7 @@ def of_epochs(spent: dict[str, list[dict[str, Any]]]) -> list[Figure]:
     loops = {arm: [line["epoch_seconds"] / epochs.phases(line) for line in spent[arm]] for arm in seconds}
     return [
         figure("epoch of margin-50 / full, over the ratio of passes", Spread(*(v / counted for v in measured)),
-               low=1 - PASSES, high=1 + PASSES, hot="epoch: margin-50"),
+               low=1 - COUNTED, high=1 + COUNTED, hot="epoch: margin-50"),
         *(figure(f"training loop of {arm} / its phases", spread(values), high=LOOP, hot=f"epoch: {arm}")
           for arm, values in loops.items()),
     ]  # fmt: skip

@@ -16,13 +16,15 @@ REGISTRY = "selection"  # knows every criterion; an arm depends on its own one
 SETTINGS = {"arms", "params", "protocol"}  # what they read reaches a stage that judges as that stage's own parameters
 
 READS = ("checkpoint", "models", "record")  # a network from its file
+COMPARED = ("gradmatch", "gradmatch_last", "gradmatch_logit", "graddot", "el2n", "margin", "random")
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # notebook → the modules that do its work, with all that they import; those taken without
     "1-data": (("data", "folders", "sources"), ("checkpoint",)),
     "2-train": (("train", "selector"), ("record",)),
     "3-evaluate": (("evaluate",), READS),
     "3-transfer": (("transfer",), READS),
-    "4-results": (("budget", "discrepancies", "plots", "report", "results", "verdicts"), ()),
+    "4-fidelity": (("fidelity", "fidelity_report", *(f"criteria.{name}" for name in COMPARED)), ("selector",)),
+    "4-results": (("budget", "discrepancies", "efficiency", "plots", "report", "results", "verdicts"), ()),
     "5-claims": (("claims_report", "manifest", "page"), ()),
 }
 ASSETS = {"page": ("page/style.css", "page/sort.js")}  # what a module reads of the package besides code

@@ -14,18 +14,21 @@ from matplotlib.image import imread
 from torch.nn.functional import conv2d
 
 from seladv.gradients import last_layer_cosine
+from seladv.models import mnist_cnn
 from seladv.resnet import MEAN, STD, resnet18_cifar
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmark is no part of the installed package
 
-from benchmarks import peers, settings, targets, timing
+from benchmarks import matching, peers, scoring, settings, targets, timing
 from benchmarks.contest import Contest
 
 ROOT = Path(__file__).parents[1]
 ROWS = {"textbook", "torchattacks", "foolbox", "seladv", "seladv fp32", "forward", "margin", "gradmatch-last"}
 FIGURES = ("textbook / seladv", "faster peer", "textbook / seladv in fp32", "seladv / limit", "margin / forward",
            "gradmatch-last / forward", "epoch of margin-50 / full", "loop of margin-50", "loop of full",
-           "start-up of a stage", "bf16 moves robust")  # fmt: skip
+           "start-up of a stage", "bf16 moves robust", "gradmatch / forward + backward", "vmap(grad) / gradmatch",
+           "opacus / gradmatch", "peak memory, opacus / gradmatch", "peak memory, gradmatch / forward + backward",
+           "growth of peak memory with the batch, gradmatch / forward + backward")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,29 @@ def test_every_row_is_measured_or_says_that_it_is_not(measured: dict[str, Any]) 
         gpu = [row for row in measured["rows"] if row["device"] == "cuda"]
         assert len(gpu) == len(here)
         assert not any(row["seconds"] for row in gpu)
+
+
+def test_every_way_to_gradient_matching_is_measured_or_not_installed(measured: dict[str, Any], folder: Path) -> None:
+    rows = {row["row"]: row for row in measured["matching"]}
+    assert {*scoring.NAMES} <= {*rows}
+    assert {name for name, row in rows.items() if row["seconds"] is None} <= {"opacus"}
+    (path,) = folder.glob("*.md")
+    report = path.read_text()
+    for name, row in rows.items():
+        assert (f"| {name} | not installed |" in report) == (row["seconds"] is None)
+        if name in ("gradmatch", "vmap(grad)", "opacus") and row["seconds"]:
+            assert row["apart"] < 1e-3  # one and the same score: in fp32, of a network without batch norm
+
+
+def test_memory_of_scoring_is_that_of_the_call_alone(measured: dict[str, Any]) -> None:
+    peaks = {row["row"]: row["peak_mib"] for row in measured["matching"]}
+    assert 0 <= peaks["gradmatch"] < 200  # torch alone takes more
+    if peaks["opacus"] is not None:
+        gradients = settings.MATCHING_BATCH * 4 * sum(weight.numel() for weight in mnist_cnn().parameters()) / 2**20
+        assert peaks["opacus"] > gradients
+    for name in ("gradmatch", "forward + backward"):
+        sizes = [line["points"] for growth, line in measured["matching_growth"].items() if growth.startswith(name)]
+        assert [[point["x"] for point in points] for points in sizes] == [[*settings.MATCHING_MEMORY_SIZES]]
 
 
 def test_every_attack_reaches_the_same_loss(measured: dict[str, Any]) -> None:
@@ -112,6 +138,7 @@ def test_a_peer_that_is_not_installed_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(peers, "NAMES", ("torchattacks_of_another_name",))
+    monkeypatch.setattr(peers, "GRADIENTS", ())
     found = peers.load()
     assert capsys.readouterr().out.count("\n") == 1
     case = settings.MNIST._replace(steps=1, repetitions=2)
@@ -119,6 +146,16 @@ def test_a_peer_that_is_not_installed_is_left_out(
     times, rows = contest.run()
     assert [row["row"] for row in rows if row["seconds"] is None] == ["torchattacks_of_another_name"]
     assert [figure["met"] for figure in targets.of_contest(contest, times) if "peer" in figure["figure"]] == [None]
+
+
+def test_a_way_that_is_not_installed_keeps_its_row_and_its_figures() -> None:
+    ways = [name for name in scoring.NAMES if name != "opacus"]
+    peaks = {name: {size: 1.0 + size for size in settings.MATCHING_MEMORY_SIZES} for name in ways[:2]}
+    cosines = {name: torch.zeros(2) for name in ways[1:]}
+    found = matching.Matching("net, batch 2", {name: [1.0, 2.0] for name in ways}, cosines, peaks, {})
+    assert [row["row"] for row in found.rows() if row["seconds"] is None] == ["opacus"]
+    missing = [figure["figure"] for figure in targets.of_matching(found) if figure["met"] is None]
+    assert missing == ["net, batch 2: opacus / gradmatch", "net, batch 2: peak memory, opacus / gradmatch"]
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:

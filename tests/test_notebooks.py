@@ -24,6 +24,7 @@ def test_there_are_notebooks() -> None:
         "2-train",
         "3-evaluate",
         "3-transfer",
+        "4-fidelity",
         "4-results",
         "5-claims",
     ]

@@ -8,13 +8,13 @@ import papermill
 import pytest
 import yaml
 
-from seladv import lineage, notebooks, params
+from seladv import arms, fidelity, lineage, notebooks, params
 from seladv.params import Protocol
 
 Stages = dict[str, dict[str, Any]]
 
 PROTOCOLS = tuple(params.check(Path(__file__).parents[1] / "params.yaml"))
-KINDS = ("data", "train", "evaluate", "transfer", "timing", "table")
+KINDS = ("data", "train", "evaluate", "transfer", "timing", "fidelity", "table")
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
@@ -37,18 +37,19 @@ def test_a_stage_depends_on_its_code_and_on_what_it_reads_alone(stages: Stages, 
         "evaluate": {"build/code/3-evaluate.txt", data, network},
         "transfer": {"build/code/3-transfer.txt", data, "models/${protocol}"},
         "timing": {"seladv/timing.py", data, "results/metrics/${protocol}"},
+        "fidelity": {"build/code/4-fidelity.txt", data, "models/${protocol}/${run}"},
         "table": {
             "build/code/4-results.txt", "results/metrics/${protocol}", "results/timing/${protocol}.json",
             "results/transfer/${protocol}.json"
         },
     }  # fmt: skip
-    results = {f"results/{kind}" for kind in ("claims", "figures", "metrics", "timing", "transfer")}
+    results = {f"results/{kind}" for kind in ("claims", "fidelity", "figures", "metrics", "timing", "transfer")}
     assert set(stages["claims"]["deps"]) == {"build/code/5-claims.txt", "params.yaml", *results}
 
 
 @protocols
 def test_a_notebooks_stage_gives_it_parameters_that_it_has(stages: Stages, root: Path, protocol: str) -> None:
-    for kind, number in (("data", 1), ("train", 2), ("evaluate", 3), ("table", 4)):
+    for kind, number in (("data", 1), ("train", 2), ("evaluate", 3), ("fidelity", 4), ("table", 4)):
         runner, notebook, output, *settings = stages[f"{kind}-{protocol}"]["cmd"].removeprefix("python -m ").split()
         assert runner == "seladv.stage"
         assert notebook.startswith(f"notebooks/{number}-")
@@ -83,10 +84,25 @@ def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
 
 
 @protocols
+def test_fidelity_looks_at_a_run_of_the_plan_with_the_criteria_that_it_compares(
+    stages: Stages, root: Path, protocol: str
+) -> None:
+    study = params.load(root / "params.yaml", protocol)
+    arm, _, seed = stages[f"fidelity-{protocol}"]["vars"][1]["run"].rpartition("-")
+    assert arm in study.arms
+    assert int(seed) in study.seeds
+    assert arms.parse(arm).criterion
+    compared = {f"criteria/{name.replace('-', '_')}.py" for name in (fidelity.EXACT, *fidelity.PROXIES)}
+    code = {str(path.relative_to(lineage.PACKAGE)) for path in lineage.of_stage("4-fidelity")}
+    assert compared | {"fidelity.py", "selector.py", "ghost.py"} <= code
+
+
+@protocols
 def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stages, protocol: str) -> None:
     for kind in KINDS:
         stage = stages[f"{kind}-{protocol}"]
-        assert stage["vars"] == [{"protocol": protocol}]
+        assert stage["vars"][0] == {"protocol": protocol}
+        assert len(stage["vars"]) == 1 + (kind == "fidelity")
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
         assert stage.get("matrix") == (matrix if kind in ("train", "evaluate") else None)
 

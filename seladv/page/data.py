@@ -23,6 +23,8 @@ class Study(NamedTuple):
     effects: list[Row]  # as `discrepancies.effects` made them
     timing: dict[str, Any] | None
     figures: list[Path]
+    fidelity: Row  # as `fidelity.measure` made it; empty where no run was looked at
+    fidelity_figures: list[Path]
 
     @property
     def whole(self) -> Metrics:
@@ -61,8 +63,11 @@ def study(folder: Path, name: str, protocol: Protocol) -> Study:
             metrics.setdefault(arm, []).append(checklist.added(run, check) if check and "checklist" in run else run)
     judged = _json(folder / "claims" / f"{name}.json")
     timing = results.timing(folder / "timing" / f"{name}.json")
-    parts = judged.get("claims", []), judged.get("discrepancies", []), timing, figures(folder / "figures" / name)
-    return Study(name, protocol, metrics, missing, *parts)
+    of_proxies = [path for path in figures(folder / "fidelity") if path.stem == name]
+    return Study(
+        name, protocol, metrics, missing, judged.get("claims", []), judged.get("discrepancies", []), timing,
+        figures(folder / "figures" / name), _json(folder / "fidelity" / f"{name}.json"), of_proxies,
+    )  # fmt: skip
 
 
 def figures(folder: Path) -> list[Path]:

@@ -17,9 +17,14 @@ Words = Callable[[Metrics], str]
 def figure(study: Study, path: Path) -> Raw:
     """The figure in `path` with its caption; the file's name alone tells what it is."""
     title, words = ABOUT.get(path.stem, (path.stem.replace("-", " ").capitalize(), lambda _: "see the tables."))
-    source = f"data:{KINDS[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
     shown = {arm: runs for arm, runs in study.metrics.items() if runs}
-    drawn = image(source, f"{title}, {study.name}: {words(shown)}")
+    return embedded(study, path, title, words(shown))
+
+
+def embedded(study: Study, path: Path, title: str, words: str) -> Raw:
+    """The picture in `path` under its title; `words` say what it shows."""
+    source = f"data:{KINDS[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
+    drawn = image(source, f"{title}, {study.name}: {words}")
     return Raw("\n" + element("figure", element("figcaption", title), box(f"{study.name}: {title}", drawn)))
 
 

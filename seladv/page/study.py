@@ -6,7 +6,7 @@ from typing import Any
 from seladv import results
 from seladv.claims import NOT_RUN
 from seladv.extras import MARKS
-from seladv.page import checklist, cost
+from seladv.page import checklist, cost, fidelity
 from seladv.page.data import Row, Study
 from seladv.page.figures import figure
 from seladv.page.html import Raw, element, mark, number, paragraph, prose, section, table
@@ -26,6 +26,8 @@ def of(study: Study) -> Raw:
         section(3, f"{name}-checklist", "Is the attack to be trusted?", *checklist.of(study)),
         section(3, f"{name}-cost", "Cost and time", cost.of(study)),
     ]
+    if proxies := fidelity.of(study):
+        parts.append(section(3, f"{name}-fidelity", "Can gradient matching be had for less?", *proxies))
     return section(2, name, name, *parts)
 
 
