@@ -15,7 +15,7 @@ from seladv.protocol import Protocol
 from seladv.train import train
 
 PLACES = {"": "models", "by hand": "runs/lab/models", "short": "runs/lab/explore"}  # "by hand": 2-train in JupyterLab
-SHORT_ARMS, SHORT_EPOCHS = ("margin-50", "full"), 8
+SHORT_ARMS, SHORT_EPOCHS = ("margin-50", "full"), 6
 
 
 class Found(NamedTuple):

@@ -31,7 +31,9 @@ def batch(choice: Choice, names: Sequence[str], *, arm: str, by_score: bool = Fa
         chosen = bool(choice.chosen[index])
         _image(axis, choice.x[index], frame=chosen)
         title = f"{'● ' if chosen else ''}{names[int(choice.y[index])]}\n{choice.scores[index]:.2g}"
-        axis.set_title(title, fontsize=8, fontweight="bold" if chosen else "normal", pad=3)
+        axis.set_title(
+            title, fontsize=8 if max(map(len, names)) < 6 else 6, weight="bold" if chosen else "normal", pad=3
+        )
     figure.suptitle(
         f"{arm} attacks {int(choice.chosen.sum())} of {len(choice.y)} (framed, ●); "
         f"above each image its class and {choice.criterion} score",
@@ -42,7 +44,7 @@ def batch(choice: Choice, names: Sequence[str], *, arm: str, by_score: bool = Fa
 
 def step(path: Trajectory, at: int, names: Sequence[str], *, eps: float) -> Figure:
     """One image before the attack and after `at` steps, the change, and the margin along the way."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     clean, now, change, line = figure.subplots(1, 4, width_ratios=(1, 1, 1, 2.2))
     seen = path.predictions[at]
     _image(clean, path.clean)
@@ -52,7 +54,7 @@ def step(path: Trajectory, at: int, names: Sequence[str], *, eps: float) -> Figu
     _image(change, _change(path, at, eps))
     change.set_title("the change, grey is none", fontsize=11)
     _margins(line, path, label="margin", colour=COLOURS[0])
-    line.plot(at, path.margins[at], "o", color=MARK, markersize=12, markeredgecolor="black", label=f"step {at}")
+    line.plot(at, path.margins[at].item(), "o", color=MARK, markersize=12, markeredgecolor="black", label=f"step {at}")
     line.legend(fontsize=10)
     figure.suptitle(
         f"PGD at ε = {eps:.3g}, step {at} of {len(path.images) - 1}: margin {path.margins[at]:+.2f}, "
@@ -64,7 +66,7 @@ def step(path: Trajectory, at: int, names: Sequence[str], *, eps: float) -> Figu
 
 def comparison(paths: Mapping[str, Trajectory], names: Sequence[str], *, eps: float) -> Figure:
     """The same image attacked on each network: a row for each, and their margins side by side."""
-    figure = Figure(figsize=(WIDTH, 2.9 * len(paths) + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.7 * len(paths) + 0.4), layout="constrained")
     grid = figure.add_gridspec(len(paths), 4, width_ratios=(1, 1, 1, 2.2))
     line = figure.add_subplot(grid[:, 3])
     for row, (label, path) in enumerate(paths.items()):
@@ -89,14 +91,15 @@ def habits(times: Tensor, subject: Subject, *, epochs: int) -> Figure:
         times: how often each of the first training images was chosen in `epochs` [N].
         subject: whose choice it was.
     """
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5), squeeze=False)[0]
     size = subject.study.batch_size
     _frequencies(left.subplots(), times, share=arms.parse(subject.run.arm).count(size) / size, epochs=epochs)
     order = times.argsort(descending=True, stable=True)
     axes = right.subplots(2, 10)
     for row, (title, which) in enumerate({"most often": order[:10], "least often": order.flip(0)[:10]}.items()):
-        axes[row, 0].text(0, 1.9, f"chosen {title}", transform=axes[row, 0].transAxes, fontsize=11, fontweight="bold")
+        text = axes[row, 0].text(0, 1.9, f"chosen {title}", transform=axes[row, 0].transAxes, fontweight="bold")
+        text.set_in_layout(False)  # or the layout would make the first column as wide as this
         x, y = subject.data["train"].batch(which.to(subject.data["train"].labels.device))
         for axis in axes[row]:
             axis.set_axis_off()
@@ -122,7 +125,7 @@ def _frequencies(axis: Axes, times: Tensor, *, share: float, epochs: int) -> Non
 
 
 def _image(axis: Axes, image: Tensor, *, frame: bool = False) -> None:
-    axis.imshow(image.cpu().permute(1, 2, 0).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(image.cpu().permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
@@ -142,7 +145,7 @@ def _change(path: Trajectory, at: int, eps: float) -> Tensor:
 
 
 def _margins(axis: Axes, path: Trajectory, *, label: str, colour: tuple[float, float, float], style: str = "-") -> None:
-    axis.plot(path.margins, style, color=colour, marker=".", label=label)
+    axis.plot(path.margins.numpy(), style, color=colour, marker=".", label=label)
     axis.axhline(0, color="black", linewidth=1)
     axis.set(xlabel="PGD step", ylabel="margin (below 0: wrong)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
