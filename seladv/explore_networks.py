@@ -2,11 +2,13 @@
 
 import io
 import json
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from seladv import arms, checkpoint, data, params, provenance, record, sources
@@ -94,22 +96,27 @@ def train_short(root: Path) -> None:
     Raises:
         ParamsError: params.yaml has no protocol `digits`.
     """
+    parts, device = images(root, "digits"), provenance.device()
     for arm in SHORT_ARMS:
-        study = params.load(root / "params.yaml", "digits", arm=arm, seed=0)
-        settings = study.training() | {"epochs": SHORT_EPOCHS}
-        with redirect_stderr(io.StringIO()):  # bars of a second would leave empty lines in the notebook
-            run = train(
-                settings,
-                arm=arm,
-                seed=0,
-                data=images(root, "digits"),
-                device=provenance.device(),
-                report=lambda line: None,
-            )
+        settings = params.load(root / "params.yaml", "digits", arm=arm, seed=0).training() | {"epochs": SHORT_EPOCHS}
+        with _quiet():
+            run = train(settings, arm=arm, seed=0, data=parts, device=device, report=lambda line: None)
         folder = root / PLACES["short"] / "digits" / f"{arm}-0"
         record.save_models(folder, run)
         about = {"protocol": "digits", "arm": arm, "seed": 0, **record.summary(run), **provenance.describe(root)}
         checkpoint.write_json(folder / "run.json", about)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars, which would leave empty lines in the notebook; one thread: the network is too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ensure(root: Path, protocol: str) -> dict[str, list[Found]]:

@@ -1,10 +1,11 @@
 """The pictures of `notebooks/explore.ipynb`. Each function draws one and returns it; its title says what is seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from seaborn import color_palette
 from torch import Tensor
@@ -66,7 +67,7 @@ def step(path: Trajectory, at: int, names: Sequence[str], *, eps: float) -> Figu
 
 def comparison(paths: Mapping[str, Trajectory], names: Sequence[str], *, eps: float) -> Figure:
     """The same image attacked on each network: a row for each, and their margins side by side."""
-    figure = Figure(figsize=(WIDTH, 2.7 * len(paths) + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.7 * len(paths) + 0.4), layout=ConstrainedLayoutEngine(hspace=0.1))
     grid = figure.add_gridspec(len(paths), 4, width_ratios=(1, 1, 1, 2.2))
     line = figure.add_subplot(grid[:, 3])
     for row, (label, path) in enumerate(paths.items()):
@@ -85,27 +86,16 @@ def comparison(paths: Mapping[str, Trajectory], names: Sequence[str], *, eps: fl
 
 
 def habits(times: Tensor, subject: Subject, *, epochs: int) -> Figure:
-    """How many images were chosen how often, beside chance; those chosen most and least often.
-
-    Args:
-        times: how often each of the first training images was chosen in `epochs` [N].
-        subject: whose choice it was.
-    """
+    """How often `subject` chose the first training images in `epochs` [N], beside chance; and examples."""
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5), squeeze=False)[0]
     size = subject.study.batch_size
     _frequencies(left.subplots(), times, share=arms.parse(subject.run.arm).count(size) / size, epochs=epochs)
     order = times.argsort(descending=True, stable=True)
-    axes = right.subplots(2, 10)
-    for row, (title, which) in enumerate({"most often": order[:10], "least often": order.flip(0)[:10]}.items()):
-        text = axes[row, 0].text(0, 1.9, f"chosen {title}", transform=axes[row, 0].transAxes, fontweight="bold")
-        text.set_in_layout(False)  # or the layout would make the first column as wide as this
-        x, y = subject.data["train"].batch(which.to(subject.data["train"].labels.device))
-        for axis in axes[row]:
-            axis.set_axis_off()
-        for axis, picture, label, number in zip(axes[row], x, y.tolist(), times[which].tolist(), strict=False):
-            _image(axis, picture)
-            axis.set_title(f"{subject.names[label]}\n{number}×", fontsize=9)
+    shown = (("most", order[:10]), ("least", order.flip(0)[:10]))
+    for part, (most, which) in zip(right.subfigures(2, 1), shown, strict=True):
+        part.suptitle(f"chosen {most} often", fontsize=11, fontweight="bold")
+        _examples(part.subplots(1, 10), subject, which, times)
     never = 100 * subject.record["history"][-1]["never_selected"]
     figure.suptitle(
         f"Recomputed with the finished network: of {len(times)} images {int((times == epochs).sum())} are chosen every "
@@ -113,6 +103,15 @@ def habits(times: Tensor, subject: Subject, *, epochs: int) -> Figure:
         fontsize=12,
     )
     return figure
+
+
+def _examples(axes: Iterable[Axes], subject: Subject, which: Tensor, times: Tensor) -> None:
+    x, y = subject.data["train"].batch(which.to(subject.data["train"].labels.device))
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, picture, label, number in zip(axes, x, y.tolist(), times[which].tolist(), strict=False):
+        _image(axis, picture)
+        axis.set_title(f"{subject.names[label]}\n{number}×", fontsize=9)
 
 
 def _frequencies(axis: Axes, times: Tensor, *, share: float, epochs: int) -> None:

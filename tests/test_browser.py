@@ -17,16 +17,15 @@ from urllib.request import Request, urlopen
 
 import nbformat
 import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from test_pipeline import JUDGED, SMALL, Study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("the browser test needs Chromium: `apt-get install chromium`", allow_module_level=True)
 
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
-
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
-SECONDS = 180  # that a busy machine may take; nothing waits longer than it has to
+SECONDS = 300  # that a busy machine may take; nothing waits longer than it has to
 FEW = {name: 50 for name in ("examples", "strong", "fgsm", "noise", "square", "curves", "transfer")}
 SETTINGS = {  # no question and no request about news, and every cell in the page
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -82,7 +81,7 @@ def lab(study: Study, before: dict[str, Any], tmp_path_factory: pytest.TempPathF
     folders = {"CONFIG_DIR": "config", "DATA_DIR": "data", "RUNTIME_DIR": "runtime"}
     env = {**os.environ, **{f"JUPYTER_{name}": str(own / folder) for name, folder in folders.items()}}
     env |= {f"JUPYTERLAB_{name.upper()}_DIR": str(own / name) for name in ("settings", "workspaces")}
-    env |= {"IPYTHONDIR": str(own / "ipython"), "PYTHONPATH": str(study.folder)}
+    env |= {"IPYTHONDIR": str(own / "ipython"), "PYTHONPATH": str(study.folder), "OMP_NUM_THREADS": "1"}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     for name in ("JUPYTER_TOKEN", "MAKEFLAGS", "MAKELEVEL", "PYTEST_CURRENT_TEST"):
         env.pop(name, None)
@@ -134,7 +133,7 @@ def run_all(page: Page, lab: Lab, file: Path) -> None:
     page.goto(f"{lab.address}lab/tree/{file.name}?token={lab.token}")
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(file, as_version=4).cells)
     expect(page.locator(".jp-CodeCell")).to_have_count(cells, timeout=1000 * SECONDS)
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
+    page.get_by_text(re.compile(r"\| Idle$")).wait_for()  # or JupyterLab would ask which kernel to run the cells on
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
