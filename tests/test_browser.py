@@ -27,6 +27,7 @@ if CHROMIUM is None:
 NOTEBOOKS = sorted(path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
 SECONDS = 300  # that a busy machine may take; nothing waits longer than it has to
 expect.set_options(timeout=1000 * SECONDS)
+
 FEW = {name: 50 for name in ("examples", "strong", "fgsm", "noise", "square", "curves", "transfer")}
 SETTINGS = {  # no question and no request about news, and every cell in the page
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -131,9 +132,8 @@ def page(browser: Browser, lab: Lab) -> Iterator[Page]:
 
 def run_all(page: Page, lab: Lab, file: Path) -> None:
     """Open a notebook, run all its cells, wait until they are done, and save it."""
-    page.goto(
-        f"{lab.address}lab/workspaces/{file.stem}/tree/{file.name}?token={lab.token}"
-    )  # nothing else is open there
+    # A workspace of its own: in the common one the former notebook would come back beside it.
+    page.goto(f"{lab.address}lab/workspaces/{file.stem}/tree/{file.name}?token={lab.token}")
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(file, as_version=4).cells)
     expect(page.locator(".jp-CodeCell")).to_have_count(cells)
     page.get_by_text(re.compile(r"\| Idle$")).wait_for()  # or JupyterLab would ask which kernel to run the cells on
