@@ -39,8 +39,9 @@ bench-peers: $(READY)
 	python -m pip install --quiet --require-hashes --no-deps --upgrade --target benchmarks/.peers \
 	  -r benchmarks/requirements-peers.txt
 
+# For this machine alone, and with a token, which is JupyterLab's own default. LAB: further options.
 lab: $(READY)
-	jupyter lab notebooks
+	jupyter lab --ServerApp.ip=localhost notebooks/explore.ipynb $(LAB)
 
 # Resolves the newest versions that pyproject.toml allows, for every Python and platform at once.
 lock: $(READY)

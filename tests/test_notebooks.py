@@ -28,6 +28,13 @@ def test_there_are_notebooks() -> None:
         "4-results",
         "5-claims",
     ]
+    assert [path.stem for path in COMMITTED if not path.stem[0].isdigit()] == ["explore"]
+
+
+def test_explore_is_for_people_and_no_stage_runs_it_or_the_code_behind_it(root: Path, tmp_path: Path) -> None:
+    assert "explore" not in (root / "dvc.yaml").read_text()
+    notebooks.extract(root / "notebooks", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
