@@ -17,7 +17,9 @@ def summary(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     Accuracies in percent, costs as ratios to `full`, all rounded to the three decimals of the CSV.
     """
     rows = table.set_index("arm")[list(FIGURES)]
-    return {str(arm): {name: round(float(value), 3) for name, value in row.dropna().items()} for arm, row in rows.iterrows()}
+    return {
+        str(arm): {name: round(float(value), 3) for name, value in row.dropna().items()} for arm, row in rows.iterrows()
+    }
 
 
 def curves(metrics: Metrics) -> pd.DataFrame:
