@@ -1,9 +1,10 @@
 """A notebook's code without its looks, so that saving it in JupyterLab changes nothing that a stage depends on."""
 
-import sys
 from pathlib import Path
 
 import nbformat
+
+from seladv import plain
 
 LOOKS = "figure"  # the tag of cells that only show: they may change without a run becoming stale
 
@@ -33,7 +34,6 @@ def extract(folder: Path, build: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        extract(Path(sys.argv[1]), Path(sys.argv[2]))
-    except ValueError as error:
-        sys.exit(str(error))
+    plain.command(
+        lambda folder, build: extract(Path(folder), Path(build)), usage="python -m seladv.notebooks NOTEBOOKS BUILD"
+    )
