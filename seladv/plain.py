@@ -48,7 +48,7 @@ def command(run: Callable[..., None], *, usage: str) -> None:
 def install() -> None:
     """Have the Jupyter kernel that runs this, if one does, show what is `refused` as a line."""
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
+    shell: Any = ipython.get_ipython() if ipython else None
     if type(shell).__name__ == "ZMQInteractiveShell":
         shell.set_custom_exc((ValueError, RuntimeError, OSError), _show)
 

@@ -17,9 +17,10 @@ def summary(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     Accuracies in percent, costs as ratios to `full`, all rounded to the three decimals of the CSV.
     """
     rows = table.set_index("arm")[list(FIGURES)]
-    return {
-        str(arm): {name: round(float(value), 3) for name, value in row.dropna().items()} for arm, row in rows.iterrows()
-    }
+    found: dict[str, dict[str, float]] = {}
+    for arm, row in rows.iterrows():
+        found[str(arm)] = {str(name): round(float(value), 3) for name, value in row.dropna().items()}
+    return found
 
 
 def curves(metrics: Metrics) -> pd.DataFrame:
