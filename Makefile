@@ -43,6 +43,12 @@ bench-peers: $(READY)
 lab: $(READY)
 	jupyter lab --ServerApp.ip=localhost notebooks/explore.ipynb $(LAB)
 
+# The reference page, out of the docstrings.
+.PHONY: docs
+docs: $(READY)
+	pdoc --docformat google --no-show-source --output-directory build/reference seladv
+	@echo "Reference: $(CURDIR)/build/reference/index.html"
+
 # Resolves the newest versions that pyproject.toml allows, for every Python and platform at once.
 lock: $(READY)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes \

@@ -119,12 +119,14 @@ def _effect(row: Row) -> list[str]:
 
 
 def number(value: float | None, unit: str) -> str:
+    """`value` in points, with its sign, or as a ratio; a dash for none."""
     if value is None:
         return "–"
     return f"{value:+.2f}" if unit == "points" else f"{value:.3f}"
 
 
 def ends(low: float | None, high: float | None, *, unit: str) -> str:
+    """An interval from `low` to `high`; a dash for none."""
     return "–" if low is None or high is None else f"{number(low, unit)} to {number(high, unit)}"
 
 

@@ -20,9 +20,13 @@ def execute(notebook: str, output: str, parameters: dict[str, Any]) -> None:
     """Execute `notebook` with `parameters`, and keep it as `output`, be it with the traceback of a failing cell.
 
     Raises:
-        ValueError: a parameter is none of the notebook's.
+        ValueError: there is no such notebook, or a parameter is none of the notebook's.
         PapermillExecutionError: a cell failed.
     """
+    path = Path(notebook)
+    if not path.is_file() or path.suffix != ".ipynb":
+        there = ", ".join(sorted(found.name for found in path.parent.glob("*.ipynb")))
+        raise ValueError(f"{notebook} is no notebook; in its folder are: {there or 'none'}")
     known = papermill.inspect_notebook(notebook)
     if unknown := [name for name in parameters if name not in known]:
         raise ValueError(f"{notebook} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}")

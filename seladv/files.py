@@ -71,6 +71,7 @@ def _chunks(stream: Readable) -> Iterator[bytes]:
 
 
 def unwritten(path: Path, error: OSError) -> DataError:
+    """What to raise where `path` could not be written: why, and what to do."""
     full = error.errno in DISK_FULL
     what, remedy = ("disk full while writing", "make room") if full else ("cannot write", "give access")
     return DataError(f"{what} {path} ({error.strerror}): nothing of it was kept; {remedy} and run again")

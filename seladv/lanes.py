@@ -6,10 +6,9 @@ time as there are cores finish sooner. A run's result depends on its number of t
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from seladv import params
+from seladv import params, plain
 
 
 def split(stages: list[str], lanes: int) -> list[list[str]]:
@@ -34,20 +33,20 @@ def commands(root: Path, protocol: str, lanes: int) -> list[list[str]]:
     return [repro + [stage for run in lane for stage in targets(protocol, run)] for lane in split(runs, lanes)]
 
 
-def main(protocol: str, lanes: int) -> None:
-    """Run every lane to its end.
+def main(protocol: str, lanes: str = "") -> None:
+    """Run every lane to its end; by default there are as many as cores.
 
     Raises:
-        SystemExit: a stage failed in one of them; the others went on.
+        RuntimeError: a stage failed in one of them; the others went on.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen(command, env=environment) for command in commands(Path(), protocol, lanes)]
+    count = int(lanes) if lanes else len(os.sched_getaffinity(0))
+    started = [subprocess.Popen(command, env=environment) for command in commands(Path(), protocol, count)]
     if any([lane.wait() for lane in started]):
-        sys.exit("A stage failed, see above. The other runs went on; after a mend, the same command does what is left.")
+        raise RuntimeError(
+            "A stage failed, see above. The other runs went on; after a mend, the same command does what is left."
+        )
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else len(os.sched_getaffinity(0)))
-    except ValueError as error:
-        sys.exit(str(error))
+    plain.command(main, usage="python -m seladv.lanes PROTOCOL [LANES]")

@@ -2,14 +2,13 @@
 
 import ast
 import hashlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seladv import arms, checkpoint, notebooks, params, precision
+from seladv import arms, checkpoint, notebooks, params, plain, precision
 
 PACKAGE = Path(__file__).parent
 REGISTRY = "selection"  # knows every criterion; an arm depends on its own one
@@ -24,7 +23,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "3-evaluate": (("evaluate",), READS),
     "3-transfer": (("transfer",), READS),
     "4-fidelity": (("fidelity", "fidelity_report", *(f"criteria.{name}" for name in COMPARED)), ("selector",)),
-    "4-results": (("budget", "discrepancies", "efficiency", "plots", "report", "results", "verdicts"), ()),
+    "4-results": (("budget", "discrepancies", "efficiency", "plots", "report", "results", "tracked", "verdicts"), ()),
     "5-claims": (("claims_report", "manifest", "page"), ()),
 }
 ASSETS = {"page": ("page/style.css", "page/sort.js")}  # what a module reads of the package besides code
@@ -123,7 +122,7 @@ def _imports(path: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    try:
-        write(*map(Path, sys.argv[1:]))
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    plain.command(
+        lambda study, folder, target: write(Path(study), Path(folder), Path(target)),
+        usage="python -m seladv.lineage PARAMS NOTEBOOKS TARGET",
+    )

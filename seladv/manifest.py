@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from seladv import checkpoint, paths
+from seladv import checkpoint, paths, plain
 
 HEAD = """\
 ---
@@ -81,5 +81,10 @@ def page(root: Path) -> str:
     return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write codecheck.yml anew."""
     checkpoint.write_bytes(paths.root() / "codecheck.yml", page(paths.root()).encode())
+
+
+if __name__ == "__main__":
+    plain.command(main, usage="python -m seladv.manifest")

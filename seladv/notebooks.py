@@ -15,7 +15,7 @@ def code(notebook: Path) -> str:
     """
     try:
         cells = nbformat.read(notebook, as_version=4).cells
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
         raise ValueError(f"{notebook} is not a notebook: {error}") from None
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:

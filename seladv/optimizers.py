@@ -11,10 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def adam(model: nn.Module, settings: dict[str, Any]) -> Optimizer:
+    """Adam with `lr`, `weight_decay` and torch's betas (Kingma and Ba 2015)."""
     return Adam(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
 
 
 def sgd(model: nn.Module, settings: dict[str, Any]) -> Optimizer:
+    """Gradient descent with `lr`, `momentum` and `weight_decay`."""
     return SGD(
         model.parameters(), lr=settings["lr"], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
     )

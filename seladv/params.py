@@ -25,10 +25,31 @@ class ParamsError(ValueError):
     """params.yaml asks for something impossible; one line names the key, the value and what is allowed."""
 
 
+class Repeated(Exception):
+    """A key that stands twice in one mapping: its name, and both lines."""
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which a mapping has each key once, where YAML itself would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    raise Repeated(key.value, lines[key.value], line)
+                lines[key.value] = line
+        return super().construct_mapping(node, deep=deep)
+
+
 def read(path: Path) -> dict[str, Any]:
     """The mapping in params.yaml, unchecked."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader=Loader)
+    except Repeated as error:
+        key, first, second = error.args
+        raise ParamsError(f"{path}, line {second}: {key!r} stands there already in line {first}; keep one") from None
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -99,6 +120,8 @@ def _line(protocol: str, error: ValidationError) -> str:
 
 if __name__ == "__main__":
     try:
+        if len(sys.argv) != 2:
+            raise ParamsError("usage: python -m seladv.params params.yaml")
         check(Path(sys.argv[1]))
     except ParamsError as error:
         sys.exit(str(error))

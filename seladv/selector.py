@@ -20,7 +20,7 @@ class Selector(Protocol):
         """Indices [k] into the batch, best first; `model` is scored in eval mode and left as it was.
 
         Raises:
-            ValueError: k is not between 0 and B.
+            ValueError: k is not between 0 and B, or x and y are not equally many.
         """
 
 
@@ -31,7 +31,9 @@ def highest(score: Score) -> Selector:
         model: nn.Module, x: Tensor, y: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> LongTensor:
         if not 0 <= k <= len(x):
-            raise ValueError(f"cannot select {k} of {len(x)} samples")
+            raise ValueError(f"cannot select {k} of {len(x)} samples: give a k from 0 to {len(x)}")
+        if len(y) != len(x):
+            raise ValueError(f"cannot select of {len(x)} samples with {len(y)} classes: give a class for every sample")
         with eval_mode(model), torch.no_grad():
             scores = score(model, x, y, generator)
         return scores.topk(k).indices  # type: ignore[return-value]

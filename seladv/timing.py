@@ -5,12 +5,11 @@ Runs that shared their machine with something else cannot be compared by the clo
 
 import os
 import random
-import sys
 from typing import Any
 
 import torch
 
-from seladv import checkpoint, data, params, paths, provenance
+from seladv import checkpoint, data, params, paths, plain, provenance
 from seladv.data import Images
 from seladv.run import Run
 from seladv.train import train_epoch
@@ -50,4 +49,4 @@ def main(protocol: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    plain.command(main, usage="python -m seladv.timing PROTOCOL FILE")

@@ -35,7 +35,7 @@ def test_any_k_gives_k_different_samples_of_the_batch(network: Network, name: st
 @selectors
 @pytest.mark.parametrize("k", [-1, 6])
 def test_an_impossible_k_is_refused(broken: nn.Module, name: str, k: int) -> None:
-    with pytest.raises(ValueError, match=rf"^cannot select {k} of 5 samples$"):
+    with pytest.raises(ValueError, match=rf"^cannot select {k} of 5 samples: give a k from 0 to 5$"):
         SELECTORS[name](broken, *images(5, 0), k)
 
 
