@@ -52,6 +52,7 @@ RULES: list[tuple[str, str | None, str]] = [  # command, what is run instead, wh
     (r"dvc queue status", "while [[ $(dvc queue status) =~ Running|Queued ]]; do sleep 1; done; dvc queue status",
      "the reader waits"),
     (r"python -m seladv\.(manifest|status)", None, ""),
+    (r"python -m seladv\.lanes (mnist)", "dvc dag table-{0}", "hours; test_pipeline.py runs it on the digits"),
     (r"python -m benchmarks\.crosscheck .+", "python -c 'import benchmarks.crosscheck'",
      "the other libraries are installed apart; test_crosscheck.py"),
     (r"git (add|commit|checkout|clone) .+", None, ""),
@@ -135,7 +136,9 @@ class Reader:
         self.study = Study(folder / "study")
         small = {**SMALL["evaluate"], "steps": 2}
         small |= {name: 50 for name in ("examples", "strong", "fgsm", "noise", "square", "curves", "transfer")}
-        self.study.params(evaluate=small)
+        self.study.params(
+            evaluate=small, arms=[*SMALL["arms"], "gradmatch-50"]
+        )  # the demo looks at this one's networks
         self.home = self.study.folder
         (self.home / ".venv").symlink_to(sys.prefix)
         with (self.home / ".git/info/exclude").open("a") as file:
