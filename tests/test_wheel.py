@@ -61,7 +61,8 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_every_module_of_the_package_and_nothing_else(root: Path, wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     found = {name for name in names if ".dist-info/" not in name}
-    modules = {path.relative_to(root).as_posix() for path in (root / "seladv").rglob("*.py")}
+    endings = (".py", ".css", ".js")  # the results page has a style and a script
+    modules = {p.relative_to(root).as_posix() for p in (root / "seladv").rglob("*") if p.suffix in endings}
     assert found == modules | {"seladv/py.typed"}
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 
