@@ -24,7 +24,7 @@ test: $(READY)
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	pytest --numprocesses logical --dist loadfile
 
 # Which of the committed results belong to the code and the parameters as they are.
 status: $(READY)

@@ -1,5 +1,6 @@
 """What the tests share: a few real images, small random networks, and settings that train within a second."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 SIZES = {"train": 150, "heldout": 20, "test": 40}  # 150: the last of the batches of 32 is a partial one
 
 Network = Callable[..., nn.Module]
+
+# For the stages that tests start: several tests share the machine, and two threads for each would wait for one another.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 hypothesis.settings.register_profile("seladv", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("seladv")
