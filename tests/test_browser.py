@@ -39,8 +39,9 @@ SETTINGS = {  # no question and no request about news, and every cell in the pag
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A copy of the repository in which the digits have been studied, in seconds."""
     study = Study(tmp_path_factory.mktemp("lab"))
-    study.params(**SMALL | {"evaluate": JUDGED | FEW})
+    study.params(**SMALL | {"arms": [*SMALL["arms"], "gradmatch-50"], "evaluate": JUDGED | FEW})
     study.repro()
+    study.repro("fidelity-digits")
     study.repro("--single-item", "claims")
     return study
 
