@@ -59,8 +59,28 @@ def evaluate(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -
     }
 
 
+def checkpoints(
+    models: dict[str, nn.Module], test: Images, protocol: Protocol, *, seed: int, headline: dict[str, float]
+) -> dict[str, dict[str, float]]:
+    """`clean` and `robust` of every network that a run left, `models`, by its name.
+
+    `headline` are those of the protocol's headline network, which `evaluate` has judged already. A network with the
+    same weights as another, as the best one of a run whose last epoch was its best, is not judged twice.
+    """
+    known: dict[str, dict[str, float]] = {protocol.headline: headline}
+    for name, model in models.items():
+        twin = next((other for other in known if _same(model, models[other])), None)
+        known[name] = known[twin] if twin else accuracies(model, test, protocol, seed=seed)
+    return {name: known[name] for name in models}
+
+
 def accuracies(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -> dict[str, float]:
     """`clean` and `robust` as in `evaluate`, and nothing else: for the networks that the tables do not judge by."""
     data = Images(*(part[: protocol.evaluate.examples] for part in test))
     case = battery.Case(model, data, correct(model, data), protocol, seed)
     return {"clean": percent(case.clean), "robust": percent(battery.pgd(case)[0])}
+
+
+def _same(model: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())

@@ -1,5 +1,6 @@
 """How a finished network is judged."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from seladv import params
 from seladv.accuracy import correct, percent
 from seladv.attack import pgd
 from seladv.data import Images
-from seladv.evaluate import evaluate
+from seladv.evaluate import checkpoints, evaluate
 from seladv.outcomes import unpack
 from seladv.params import Protocol
 from seladv.seeds import stream
@@ -147,3 +148,22 @@ def test_every_count_is_held_against_the_test_set(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^evaluate\.{name} = 41: the test set has 40$"):
         evaluate(trained, digits["test"], changed(protocol, **{name: 41}), seed=0)
+
+
+def test_every_network_of_a_run_is_judged_as_the_headline_would_be(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
+) -> None:
+    protocol = protocol.model_copy(update={"headline": "last"})
+    worse = copy.deepcopy(trained)
+    with torch.no_grad():
+        for weights in worse.parameters():
+            weights.mul_(0.5)
+    result = evaluate(worse, digits["test"], protocol, seed=0)
+    judged = {"clean": -1.0, "robust": -2.0}  # passed on, not measured again
+    networks = {"last": trained, "best": copy.deepcopy(trained), "average": worse}
+    several = checkpoints(networks, digits["test"], protocol, seed=0, headline=judged)
+    assert several == {
+        "last": judged,
+        "best": judged,
+        "average": {name: pytest.approx(result[name]) for name in judged},
+    }
