@@ -71,6 +71,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def sign_test(lost: int, won: int) -> float:
+    """One-sided p of `lost` against `won` among paired outcomes that differ: McNemar's exact test.
+
+    Small where so many more losses than wins are no chance; 1 where no pair differs.
+    """
+    return float(stats.binomtest(lost, lost + won, alternative="greater").pvalue) if lost + won else 1.0
+
+
 def bootstrap(differences: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """The mean of one difference per test example with its 95 % percentile interval over the examples.
 

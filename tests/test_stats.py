@@ -85,3 +85,8 @@ def test_the_bootstrap_of_a_known_spread_is_the_normal_interval() -> None:
     assert (low, high) == pytest.approx((30 - 1.96 * 1.449, 30 + 1.96 * 1.449), abs=0.25)
     assert stats.bootstrap(differences) == stats.bootstrap(differences)  # the same every time
     assert stats.bootstrap([0.0, 0.0, 0.0]) == (0.0, None, None)
+
+
+@pytest.mark.parametrize(("lost", "won", "p"), [(0, 0, 1), (3, 0, 1 / 8), (0, 3, 1), (4, 1, 6 / 32)])
+def test_the_sign_test_counts_what_differs(lost: int, won: int, p: float) -> None:
+    assert stats.sign_test(lost, won) == pytest.approx(p)

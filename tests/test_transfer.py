@@ -58,7 +58,25 @@ def test_the_most_successful_source_counts() -> None:
     found = {("a", "a"): right, ("b", "a"): right, ("c", "a"): ~right, ("b", "b"): ~right}
     item = transfer.verdict(found, "a")
     assert not item["passed"]
-    assert item["figures"] == {"white-box": 100, "transfer from c": 0, "examples": 10}
+    p = 2 * 0.5**10  # all ten images, the better one of two sources
+    assert item["figures"] == {"white-box": 100, "transfer from c": 0, "examples": 10, "sources": 2, "p": p}
+
+
+@pytest.mark.parametrize(("behind", "passed"), [(1, True), (2, True), (7, True), (8, False), (20, False)])
+def test_the_best_of_many_sources_may_be_ahead_by_chance_and_no_further(behind: int, passed: bool) -> None:
+    own = torch.ones(100, dtype=torch.bool)
+    beaten = own.clone()
+    beaten[:behind] = False
+    found = {(f"arm {number}", "a"): own for number in range(11)} | {("best", "a"): beaten, ("a", "a"): own}
+    item = transfer.verdict(found, "a")
+    assert item["passed"] == passed
+    assert item["figures"]["p"] == pytest.approx(min(1, 12 * 0.5**behind))
+
+
+def test_images_lost_both_ways_are_no_defeat() -> None:
+    own = torch.tensor([True, False] * 20)
+    found = {("a", "a"): own, ("b", "a"): ~own}
+    assert transfer.verdict(found, "a")["passed"]
 
 
 def test_one_arm_alone_has_nothing_to_fear() -> None:
