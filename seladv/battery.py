@@ -1,17 +1,20 @@
 """The named attacks of the evaluation: what each does, and how many test images it sees."""
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from seladv import checkpoint
 from seladv.accuracy import correct, percent
 from seladv.attacks import fgsm, pgd_attack, sign_noise, surviving, worst_of
 from seladv.autoattack import autoattack
 from seladv.data import Images
-from seladv.outcomes import pack
+from seladv.outcomes import pack, unpack
 from seladv.params import Protocol
 from seladv.seeds import stream
 
@@ -94,25 +97,33 @@ ATTACKS: dict[str, tuple[str, Callable[[Case], Outcome]]] = {  # name → the se
 }
 
 
-def run(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def run(case: Case, saved: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Every attack on the first images of `case`: its outcomes [N_attack], bool, and its entry in the metrics.
 
     Each entry reports that attack alone: right on the clean image *and* right under this attack. Images that the
     network gets wrong unattacked are therefore not attacked (the protocol's own PGD excepted: its random starts
     must not depend on them). The worst case over attacks is not taken here.
+
+    `saved` is a file that keeps the entries after every attack: what it has already is not done again.
     """
     counts = case.protocol.evaluate.counts()
     if case.seed not in case.protocol.evaluate.autoattack_seeds:
         counts["autoattack"] = 0
+    entries: dict[str, Any] = json.loads(saved.read_text()) if saved and saved.exists() else {}
     hits: dict[str, Tensor] = {}
-    entries: dict[str, Any] = {}
     for name, (setting, attack) in ATTACKS.items():
         if (n := counts[setting]) == 0:
             continue
-        started = time.monotonic()
-        data = Images(*(part[:n] for part in case.data))
-        hits[name], settings = attack(case._replace(data=data, clean=case.clean[:n]))
-        entries[name] = {**entry(hits[name]), "settings": settings, "seconds": time.monotonic() - started}
+        if name not in entries:
+            started = time.monotonic()
+            data = Images(*(part[:n] for part in case.data))
+            found, settings = attack(case._replace(data=data, clean=case.clean[:n]))
+            entries[name] = {**entry(found), "settings": settings, "seconds": time.monotonic() - started}
+            line = "{robust:.2f} % of {examples} images are still right, {seconds:.0f} s".format_map(entries[name])
+            print(f"{name}: {line}", flush=True)
+            if saved:
+                checkpoint.write_json(saved, entries)
+        hits[name] = unpack(entries[name]["outcomes"], n)
     return hits, entries
 
 

@@ -1,6 +1,7 @@
 """How good a finished network is on the test set: clean, under every attack, and whether that is to be believed."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from seladv.outcomes import worst_case
 from seladv.params import Protocol
 
 
-def evaluate(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module, test: Images, protocol: Protocol, *, seed: int, saved: Path | None = None
+) -> dict[str, Any]:
     """A run's metrics, as JSON can hold them; accuracies in percent, every outcome packed (`seladv.outcomes`).
 
     `clean` and `robust` are the paper's evaluation: the protocol's own PGD from one random start. `attacks` holds an
@@ -22,7 +25,8 @@ def evaluate(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -
     whether the attacks can be trusted; `masked_gradients` is true as soon as one check fails.
 
     The network runs in fp32 whatever it was trained in, so that two machines judge it alike. Randomness comes from
-    `seed`: the arms of one seed meet the same one.
+    `seed`: the arms of one seed meet the same one. `saved` is a file that keeps each attack's outcomes: an evaluation
+    that was killed goes on with the attack that it was at.
 
     Raises:
         ValueError: more examples are asked for than the test set has.
@@ -34,7 +38,7 @@ def evaluate(model: nn.Module, test: Images, protocol: Protocol, *, seed: int) -
     started = time.monotonic()
     data = Images(*(part[: max(settings.counts().values())] for part in test))
     clean = correct(model, data)
-    hits, attacks = battery.run(battery.Case(model, data, clean, protocol, seed))
+    hits, attacks = battery.run(battery.Case(model, data, clean, protocol, seed), saved)
     few = Images(*(part[: settings.curves] for part in data))
     drawn = {
         "eps": curves.against_eps(model, few, clean[: settings.curves], protocol, seed=seed),

@@ -80,15 +80,26 @@ def state_path(folder: Path, settings: dict[str, Any], *, arm: str, seed: int, d
 
     A changed setting, module, data file, torch, precision or thread count gives another name: no old run is resumed.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    arithmetic = {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "resolved": precision.resolve(settings["precision"], device),
-    }
-    key = checkpoint.key({**settings, **arithmetic}, data, *of_stage("2-train"), *of_arm(arm))
+    resolved = {"resolved": precision.resolve(settings["precision"], _device())}
+    key = checkpoint.key({**settings, **_arithmetic(), **resolved}, data, *of_stage("2-train"), *of_arm(arm))
     return folder / f"{arm}-{seed}-{key}.safetensors"
+
+
+def attacks_path(folder: Path, settings: dict[str, Any], *, arm: str, seed: int, data: Path, network: Path) -> Path:
+    """Where the outcomes of a run's attacks belong while its evaluation lasts: named by all that determines them."""
+    key = checkpoint.key({**settings, **_arithmetic(), "seed": seed}, data, network, *of_stage("3-evaluate"))
+    return folder / f"{arm}-{seed}-{key}.json"
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _arithmetic() -> dict[str, Any]:
+    """What rounding depends on besides the code."""
+    gpu = _device().type == "cuda"
+    device = torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
 
 
 def _digests(paths: Iterable[Path]) -> list[str]:

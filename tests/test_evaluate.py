@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seladv import params
+from seladv import battery, params
 from seladv.accuracy import correct, percent
 from seladv.attack import pgd
 from seladv.data import Images
@@ -140,6 +141,31 @@ def test_autoattack_runs_for_its_seeds_and_joins_the_worst_case(
     assert (entry["settings"]["version"], entry["settings"]["seed"], entry["examples"]) == ("standard", 1, 4)
     assert result["worst_case"]["examples"] == 4
     assert not (unpack(result["worst_case"]["outcomes"], 4) & ~unpack(entry["outcomes"], 4)).any()
+
+
+def test_an_evaluation_that_was_killed_goes_on_with_the_attack_it_was_at(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "state" / "attacks.json"
+    whole = evaluate(trained, digits["test"], protocol, seed=0)
+    started: list[str] = []
+
+    def watched(name: str, attack: Callable[[battery.Case], battery.Outcome]) -> Callable[..., battery.Outcome]:
+        def run(case: battery.Case) -> battery.Outcome:
+            started.append(name)
+            if name == "square" and started.count(name) == 1:
+                raise KeyboardInterrupt
+            return attack(case)
+
+        return run
+
+    watching = {name: (setting, watched(name, attack)) for name, (setting, attack) in battery.ATTACKS.items()}
+    monkeypatch.setattr(battery, "ATTACKS", watching)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(trained, digits["test"], protocol, seed=0, saved=saved)
+    resumed = evaluate(trained, digits["test"], protocol, seed=0, saved=saved)
+    assert started == ["clean", "pgd", "pgd-strong", "square", "square", "fgsm", "noise"]
+    assert untimed(resumed) == untimed(whole)
 
 
 @pytest.mark.parametrize("name", ["strong", "noise", "curves"])

@@ -88,3 +88,18 @@ def test_another_torch_or_thread_count_has_another_state(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     names.add(name(settings, prepared))
     assert len(names) == 3
+
+
+def test_the_attacks_of_another_network_or_setting_have_another_state(prepared: Path, tmp_path: Path) -> None:
+    def name(steps: int = 40, seed: int = 0) -> str:
+        settings = {"evaluate": {"steps": steps}}
+        return lineage.attacks_path(
+            Path("state"), settings, arm="full", seed=seed, data=prepared, network=tmp_path / "last"
+        ).name
+
+    (tmp_path / "last").write_bytes(b"weights")
+    before = name()
+    assert before == name()
+    assert len({before, name(steps=20), name(seed=1)}) == 3
+    (tmp_path / "last").write_bytes(b"other weights")
+    assert name() != before
