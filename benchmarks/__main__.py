@@ -15,7 +15,7 @@ import torch
 from benchmarks import draw, epochs, matching, memory, peers, precisions, report, settings, startup, targets, timing
 from benchmarks.contest import Contest
 from benchmarks.hotspots import hotspots
-from seladv import checkpoint, plots, precision, provenance
+from seladv import checkpoint, precision, provenance, style
 
 ROOT = Path(__file__).parents[1]
 NOT_MEASURED = {"device": "cuda", "seconds": None, "absent": "not measured", "loss_reached": None}
@@ -109,7 +109,7 @@ def main(folder: Path) -> None:
     slug = re.sub(r"[^a-z0-9]+", "-", f"{device.type} {measured['provenance']['device']}".lower()).strip("-")
     checkpoint.write_json(folder / f"{slug}.json", measured)
     checkpoint.write_bytes(folder / f"{slug}.md", report.markdown(measured, figure=f"{slug}.svg").encode())
-    plots.save(draw.draw(measured), folder / slug)
+    style.save(draw.draw(measured), folder / slug)
     print(report.targets_table(measured))
     print(f"Report: {folder / slug}.md")
 

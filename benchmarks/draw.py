@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import seladv.plots  # noqa: F401 (sets the study's style)
+import seladv.style  # noqa: F401 (sets the study's look)
 
 LABELS = {
     "step_seconds_by_ratio": "ms per training step",

@@ -5,13 +5,11 @@ from itertools import accumulate
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from seladv.cost import total_passes
 from seladv.plots import Runs
-
-MOST = 10  # arms that one palette tells apart; after them its colours come again, with another line
+from seladv.style import COLOURS, legend_beside, look
 
 
 def course(record: Mapping[str, Any]) -> list[tuple[float, float]]:
@@ -34,21 +32,19 @@ def robust_against_budget(runs: Runs) -> Figure:
     unit = sum(points[-1][0] for points in full) / len(full) if full else 1
     figure = Figure(figsize=(11, 5), layout="constrained")
     axis = figure.subplots()
-    palette = sns.color_palette("colorblind", MOST)
-    for index, (arm, seeds) in enumerate(courses.items()):
+    for arm, style in look(courses).items():
         points = pd.DataFrame(
-            [{"epoch": n, "cost": x / unit, "robust": y} for c in seeds for n, (x, y) in enumerate(c)]
+            [{"epoch": n, "cost": x / unit, "robust": y} for c in courses[arm] for n, (x, y) in enumerate(c)]
         )
         cost, robust = points.groupby("epoch")["cost"].mean(), points.groupby("epoch")["robust"]
-        look = {"color": palette[index % MOST], "linestyle": ("-", "--", ":", "-.")[index // MOST % 4], "marker": "."}
-        axis.plot(cost, robust.mean(), label=arm, linewidth=2.5 if arm == "full" else 1.2, **look)
-        if len(courses) <= MOST:  # more bands than that hide each other
-            axis.fill_between(cost, robust.min(), robust.max(), color=look["color"], alpha=0.1, linewidth=0)
+        axis.plot(cost, robust.mean(), label=arm, linewidth=2.5 if arm == "full" else 1.2, marker=".", **style)
+        if len(courses) <= COLOURS:  # more bands than that hide each other
+            axis.fill_between(cost, robust.min(), robust.max(), color=style["color"], alpha=0.1, linewidth=0)
     axis.set(
         xlabel="total cost so far, passes" + (" ÷ all of full's" if full else ""),
         ylabel="held-out robust accuracy, %",
         xlim=(0, None),
     )
     if courses:
-        figure.legend(loc="outside right center")
+        legend_beside(figure, axis)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from seaborn import color_palette
 from torch import Tensor
 
-import seladv.plots  # noqa: F401 (sets the style that all figures share)
+import seladv.style  # noqa: F401 (sets the look that all figures share)
 from seladv import arms
 from seladv.explore import Choice, Trajectory, by_chance
 from seladv.explore_networks import Subject

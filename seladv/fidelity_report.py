@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-import seladv.plots  # noqa: F401 (sets the style that all figures share)
+import seladv.style  # noqa: F401 (sets the look that all figures share)
 from seladv.fidelity import EXACT, PASS, PROXIES, ROUNDED
 
 Result = Mapping[str, Any]  # `fidelity.measure`'s

@@ -1,33 +1,19 @@
 """The study's figures. Each function draws one and returns it; records and metrics go in, nothing is read from disk."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
-from IPython import get_ipython
-from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-mpl.rcParams["svg.hashsalt"] = "seladv"  # the same figure is the same file: git shows real changes only
-mpl.rcParams["svg.fonttype"] = "none"
-if get_ipython():  # show a Figure as a picture from the first cell on; pyplot, which would do it, is not used
-    select_figure_formats(get_ipython(), {"png"})
+from seladv.arms import parse
+from seladv.style import COLOURS, legend_beside, look
 
 KINDS = ("clean", "robust")
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # arm → its runs' training records, one for each seed
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write `figure` as `path`.png and `path`.svg, without dates."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=120, bbox_inches="tight")
-    figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
 
 
 def images(rows: Mapping[str, Tensor], *, titles: Sequence[Any], columns: int = 10) -> Figure:
@@ -60,27 +46,24 @@ def class_counts(parts: Mapping[str, Tensor]) -> Figure:
 
 
 def training_curves(runs: Runs) -> Figure:
-    """Loss, clean and robust accuracy on the held-out images after every epoch; a thin line for every seed."""
-    lines = [
-        {"arm": arm, "run": f"{arm}-{number}", **line}
-        for arm, records in runs.items()
-        for number, record in enumerate(records)
-        for line in record["history"]
-    ]
+    """Loss, clean and robust accuracy on the held-out images after every epoch: a line for every seed.
+
+    Of more arms than colours tell apart, the mean over the seeds alone.
+    """
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     names = {"loss": "training loss", "heldout_clean": "clean accuracy, %", "heldout_robust": "robust accuracy, %"}
     axes = figure.subplots(1, 3)
     for axis, (column, label) in zip(axes, names.items(), strict=True):
-        frame = pd.DataFrame(_attacked(lines) if column == "heldout_robust" else lines)
-        sns.lineplot(
-            frame, x="epoch", y=column, hue="arm", style="arm", hue_order=list(runs), style_order=list(runs),
-            units="run", estimator=None, ax=axis, legend=axis is axes[0], markers=True, dashes=False, linewidth=1,
-        )  # fmt: skip
+        for arm, style in look(runs).items():
+            if arm == "clean" and column == "heldout_robust" and len(runs) > 1:
+                continue  # it would stretch the scale until the others look alike
+            seeds = pd.DataFrame([{e["epoch"]: e[column] for e in record["history"]} for record in runs[arm]]).T
+            lines = seeds if len(runs) <= COLOURS else seeds.mean(axis=1)
+            axis.plot(lines, **style, linewidth=1, marker="." if len(lines) == 1 else "")
+            axis.plot([], **style, label=arm)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].get_legend().remove()
-    figure.legend(handles, labels, loc="outside right center")
+    legend_beside(figure, axes[0])
     return figure
 
 
@@ -101,17 +84,16 @@ def cost_split(runs: Runs) -> Figure:
 
 
 def accuracy(metrics: Runs) -> Figure:
-    """Clean and robust accuracy on the test set per arm: every seed a point, the mean a bar across them."""
+    """Clean and robust accuracy on the test set, a line for each arm: every seed a point, their mean a bar."""
     rows = [{"arm": arm, **{kind: run[kind] for kind in KINDS}} for arm, runs in metrics.items() for run in runs]
-    figure = Figure(figsize=(3 + 1.6 * len(metrics), 4), layout="constrained")
-    for axis, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
+    figure = Figure(figsize=(12, 1.2 + 0.32 * len(metrics)), layout="constrained")
+    for axis, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
         frame = pd.DataFrame(rows if kind == "clean" else _attacked(rows))
-        options: dict[str, Any] = {"data": frame, "x": "arm", "y": kind, "hue": "arm", "ax": axis, "legend": False}
-        options["hue_order"] = list(metrics)
-        sns.pointplot(**options, linestyle="none", marker="_", markersize=22, errorbar=None)
-        sns.stripplot(**options, size=6, jitter=False)
-        axis.set(xlabel="", ylabel=f"{kind} accuracy, %", title="all arms" if kind == "clean" else "the attacked arms")
-        axis.tick_params(axis="x", rotation=30)
+        options: dict[str, Any] = {"data": frame, "x": kind, "y": "arm", "order": list(metrics), "ax": axis}
+        sns.pointplot(**options, linestyle="none", marker="|", markersize=14, errorbar=None)
+        sns.stripplot(**options, size=5, jitter=False)
+        axis.set(ylabel="", xlabel=f"{kind} accuracy, %", title="all arms" if kind == "clean" else "the attacked arms")
+        axis.grid(axis="y")
     return figure
 
 
@@ -129,23 +111,24 @@ def robust_against_cost(metrics: Runs) -> Figure:
     for axis, shown in ((whole, rows), (closer, _attacked(rows))):
         sns.scatterplot(
             pd.DataFrame(shown), x="cost", y="robust", hue="arm", style="arm", hue_order=list(metrics),
-            style_order=list(metrics), s=80, ax=axis, legend=axis is whole,
+            palette=[style["color"] for style in look(metrics).values()], style_order=list(metrics), s=80, ax=axis,
+            legend=axis is whole,
         )  # fmt: skip
         axis.set(xlabel="total cost, passes ÷ full" if full else "total cost, passes", ylabel="robust accuracy, %")
     whole.set_xlim(0, 1.05 * max(row["cost"] for row in rows))
     closer.set_title("the attacked arms, closer")
-    handles, labels = whole.get_legend_handles_labels()
-    whole.get_legend().remove()
-    figure.legend(handles, labels, loc="outside right center")
+    legend_beside(figure, whole)
     return figure
 
 
 def selected_classes(runs: Runs) -> Figure:
     """Share of each class among the attacked samples by epoch, mean over the seeds; a panel for each selecting arm."""
-    chosen = {arm: rs for arm, rs in runs.items() if arm not in ("clean", "full")} or dict(runs)
-    figure = Figure(figsize=(3.6 * len(chosen) + 1, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
-    for axis, (arm, records) in zip(axes, chosen.items(), strict=True):
+    chosen = {arm: records for arm, records in runs.items() if parse(arm).criterion} or dict(runs)
+    columns = min(len(chosen), 5)
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(2.8 * columns + 1, 2.4 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis, (arm, records) in zip(axes, chosen.items(), strict=False):
         lines = [
             {"epoch": line["epoch"], "class": str(label), "share, %": 100 * share}
             for record in records
@@ -153,18 +136,14 @@ def selected_classes(runs: Runs) -> Figure:
             for label, share in enumerate(line["selected_classes"])
         ]
         sns.lineplot(
-            pd.DataFrame(lines),
-            x="epoch",
-            y="share, %",
-            hue="class",
-            ax=axis,
-            errorbar=None,
-            marker=".",
-            legend=axis is axes[-1],
-        )
-        axis.set_title(arm)
+            pd.DataFrame(lines), x="epoch", y="share, %", hue="class", ax=axis, errorbar=None, legend=axis is axes[0],
+            linewidth=1, marker="." if len(records[0]["history"]) == 1 else "",
+        )  # fmt: skip
+        axis.set_title(arm, fontsize="medium")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5))
+    for axis in axes[len(chosen) :]:
+        axis.set_axis_off()
+    legend_beside(figure, axes[0])
     return figure
 
 

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-import seladv.plots  # noqa: F401 (sets the style that all figures share)
+import seladv.style  # noqa: F401 (sets the look that all figures share)
 
 
 def against_eps(metrics: Mapping[str, Any], *, chance: float = 10.0) -> Figure:
