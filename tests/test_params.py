@@ -199,9 +199,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digit", "mirror", ""])
 def test_an_unknown_protocol_is_refused_and_the_known_ones_are_named(root: Path, name: str) -> None:
-    with pytest.raises(
-        ParamsError, match=rf"^\S+: unknown protocol '{name}'; allowed: digits, [^\n]*$"
-    ):
+    with pytest.raises(ParamsError, match=rf"^\S+: unknown protocol '{name}'; allowed: digits, [^\n]*$"):
         params.load(root / "params.yaml", name)
 
 
