@@ -11,6 +11,7 @@ from papermill.engines import papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from seladv.engine import InProcess
+from seladv.memory import keep_freed
 
 USAGE = "usage: python -m seladv.stage NOTEBOOK OUTPUT [NAME=VALUE ...]"
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
@@ -37,6 +38,7 @@ def execute(notebook: str, output: str, parameters: dict[str, Any]) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of a stage, from its command line. Where it fails, the last line on stderr says why."""
+    keep_freed()
     try:
         if len(arguments) < 2 or not all("=" in setting for setting in arguments[2:]):
             raise ValueError(USAGE)
