@@ -30,13 +30,22 @@ def unpack(text: str, n: int) -> Tensor:
     return torch.from_numpy(np.unpackbits(packed, count=n).astype(bool))
 
 
-def worst_case(hits: list[Tensor]) -> Tensor:
-    """The images that survive everything [M], bool: of the first M, which all of `hits` [N_j] cover.
+def worst_case(hits: list[Tensor], *, examples: int | None = None) -> Tensor:
+    """The images that survive every attack that saw them [M], bool.
+
+    Args:
+        hits: outcomes [N_j], bool, of each attack; every one saw the first images.
+        examples: M, over how many of the first images; as many as all attacks saw where it is not given.
 
     Raises:
-        ValueError: no outcomes at all.
+        ValueError: no outcomes at all, or none of so many images.
     """
     if not hits:
         raise ValueError("worst case: no outcomes to take it over")
-    seen = min(len(each) for each in hits)
-    return torch.stack([each[:seen] for each in hits]).all(dim=0)
+    examples = min(map(len, hits)) if examples is None else examples
+    if examples > max(map(len, hits)):
+        raise ValueError(f"worst case: no attack saw {examples} images")
+    worst = torch.ones(examples, dtype=torch.bool)
+    for each in hits:
+        worst[: len(each)] &= each[:examples].cpu()
+    return worst

@@ -143,6 +143,23 @@ def test_autoattack_runs_for_its_seeds_and_joins_the_worst_case(
     assert not (unpack(result["worst_case"]["outcomes"], 4) & ~unpack(entry["outcomes"], 4)).any()
 
 
+def test_the_worst_case_counts_the_images_that_the_strongest_attack_saw(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
+) -> None:
+    result = evaluate(trained, digits["test"], changed(protocol, square=3), seed=0)
+    assert result["worst_case"]["examples"] == 8  # those of the long PGD, as AutoAttack does not run
+    worst, square, strong = (
+        unpack(entry["outcomes"], n)
+        for entry, n in (
+            (result["worst_case"], 8),
+            (result["attacks"]["square"], 3),
+            (result["attacks"]["pgd-strong"], 8),
+        )
+    )
+    assert not (worst[:3] & ~square).any()
+    assert not (worst & ~strong).any()
+
+
 def test_an_evaluation_that_was_killed_goes_on_with_the_attack_it_was_at(
     trained: nn.Module, digits: dict[str, Images], protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,16 @@ def test_the_worst_case_covers_the_images_that_all_attacks_saw() -> None:
     assert worst_case([long, short]).tolist() == [True, False]
 
 
+def test_of_more_images_an_attack_that_saw_fewer_says_nothing() -> None:
+    long, short = torch.tensor([True, False, True, False]), torch.tensor([False, True])
+    assert worst_case([long, short], examples=3).tolist() == [False, False, True]
+    assert worst_case([short, long], examples=3).tolist() == [False, False, True]
+    assert worst_case([long, short], examples=1).tolist() == [False]
+    assert short.tolist() == [False, True]  # left as they were
+    with pytest.raises(ValueError, match="no attack saw 5 images"):
+        worst_case([long, short], examples=5)
+
+
 def test_the_worst_case_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no outcomes"):
         worst_case([])

@@ -206,3 +206,11 @@ def test_what_the_readme_shows_is_in_the_files_it_names() -> None:
     for name, shown in blocks:
         page = (ROOT / name).read_text().splitlines()
         assert not [line for line in shown.strip().splitlines() if line not in page], f"README is behind {name}"
+
+
+def test_every_decimal_that_the_readmes_results_say_is_in_a_file_they_link() -> None:
+    said = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+    linked = [ROOT / name for name in re.findall(r"\]\((results/[^)]+\.(?:md|csv|json))\)", said)]
+    number = r"(?<![\w.])\d+\.\d+"
+    found = {figure for path in linked for figure in re.findall(number, path.read_text())}
+    assert not {*re.findall(number, said)} - found
