@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import pandas as pd
 
 from seladv.checklist import added
+from seladv.measures import rounds
 from seladv.params import Protocol
 from seladv.stats import mean_and_half_width
 
@@ -74,12 +75,13 @@ def _fail(path: Path, what: str) -> Any:
     raise ResultsError(f"{path} is {what}: run `dvc repro evaluate-{path.parent.name}@{path.stem}`")
 
 
-def table(metrics: Metrics, protocol: Protocol) -> pd.DataFrame:
+def table(metrics: Metrics, protocol: Protocol, timing: dict[str, Any] | None = None) -> pd.DataFrame:
     """A row per arm, in the order of params.yaml.
 
     Accuracies are percent, means over the seeds; `_ci` is the half-width of a 95 % interval over seeds (none for one
     seed); `robust_minus_full` pairs each seed with `full`'s. `attack_cost` (PGD passes), `total_cost` (all passes,
-    scoring included) and `epoch_time` (seconds of the median epoch) are ratios to `full`, empty without it.
+    scoring included) and `epoch_time` are ratios to `full`, empty without it. The time is the mean over the rounds of
+    `timing`, where both arms were timed in turns, and else that of the runs' own median epochs.
     """
     full = metrics.get("full")
     rows = []
@@ -94,9 +96,9 @@ def table(metrics: Metrics, protocol: Protocol) -> pd.DataFrame:
             difference = mean_and_half_width([run["robust"] - other["robust"] for run, other in pairs])
             row["robust_minus_full"], row["robust_minus_full_ci"] = (0.0, None) if arm == "full" else difference
             for column in COSTS:
-                row[column] = mean_and_half_width([_cost(run, column) / _cost(other, column) for run, other in pairs])[
-                    0
-                ]
+                row[column] = mean(_cost(run, column) / _cost(other, column) for run, other in pairs)
+            if turns := rounds(timing or {}, arm, "full"):
+                row["epoch_time"] = mean(turns)
         published = protocol.paper.get(arm)
         row["paper_clean"] = published.clean if published else None
         row["paper_robust"] = published.robust if published else None

@@ -51,7 +51,7 @@ def _arms(study: Study) -> Raw:
         *(name.replace("_", " ") for name in results.COSTS),
     ]
     header += ["paper clean, %", "paper robust, %", "note"]
-    frame = results.table(study.whole, study.protocol).to_dict("records") if study.whole else []
+    frame = results.table(study.whole, study.protocol, study.timing).to_dict("records") if study.whole else []
     rows = {str(row["arm"]): _arm(row, study) for row in frame}
     for arm, seeds in study.missing.items():
         there = len(study.protocol.seeds) - len(seeds)
