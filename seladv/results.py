@@ -80,7 +80,7 @@ def table(metrics: Metrics, protocol: Protocol, timing: dict[str, Any] | None = 
 
     Accuracies are percent, means over the seeds; `_ci` is the half-width of a 95 % interval over seeds (none for one
     seed); `robust_minus_full` pairs each seed with `full`'s. `attack_cost` (PGD passes), `total_cost` (all passes,
-    scoring included) and `epoch_time` are ratios to `full`, empty without it. The time is the mean over the rounds of
+    scoring included) and `epoch_time` are ratios to `full`, empty without it. The time is the median of the rounds of
     `timing`, where both arms were timed in turns, and else that of the runs' own median epochs.
     """
     full = metrics.get("full")
@@ -98,7 +98,7 @@ def table(metrics: Metrics, protocol: Protocol, timing: dict[str, Any] | None = 
             for column in COSTS:
                 row[column] = mean(_cost(run, column) / _cost(other, column) for run, other in pairs)
             if turns := rounds(timing or {}, arm, "full"):
-                row["epoch_time"] = mean(turns)
+                row["epoch_time"] = median(turns)
         published = protocol.paper.get(arm)
         row["paper_clean"] = published.clean if published else None
         row["paper_robust"] = published.robust if published else None
