@@ -95,7 +95,8 @@ def _reading(protocol: Protocol) -> str:
         f"Robust accuracy: PGD-{attack.steps}, ε = {_size(protocol.eps)}, step {_size(attack.step_size)}, on "
         f"{attack.examples} test images, {NETWORK[protocol.headline]}. Costs and time are ratios to `full`: attack "
         f"cost counts PGD passes, total cost all passes of training, scoring included; time is an epoch's wall clock, "
-        f"the arms taking turns on one machine (the median round; of an arm that was not timed so: its runs' median epoch). {interval}"
+        f"the arms taking turns on one machine (the median round; of an arm that was not timed so: its runs' median "
+        f"epoch). {interval}"
     )
 
 
