@@ -43,6 +43,7 @@ def test_judging_depends_on_the_attacks_and_not_on_the_loop_or_the_settings(note
 
 
 def test_the_tables_depend_on_the_statistics_and_on_what_draws() -> None:
+    assert "plots.py" not in names(lineage.of_stage("4-fidelity"))  # a new plot costs no study of the scores
     assert {"stats.py", "plots.py", "claims.py", "verdicts.py", "report.py"} < names(lineage.of_stage("4-results"))
 
 
