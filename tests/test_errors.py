@@ -84,7 +84,7 @@ Mistake = Callable[[Study], object]
 COMMANDS: dict[str, tuple[str, str]] = {  # what is typed, and the last line on stderr
     "an unknown protocol": (
         f"{TRAIN} protocol=digit",
-        r"params\.yaml: unknown protocol 'digit'; allowed: digits, mnist",
+        r"params\.yaml: unknown protocol 'digit'; allowed: digits, digits-all, mnist",
     ),
     "an unknown arm": (f"{TRAIN} arm=marjin-50", rf"params\.yaml: digits\.arms = 'marjin-50': {NAMES}"),
     "a ratio of 0": (f"{TRAIN} arm=margin-0", rf"digits\.arms = 'margin-0': {NAMES}"),
@@ -142,7 +142,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # what is typed, and the last line on 
     ),
     "timing an unknown protocol": (
         "python -m seladv.timing digit runs/timing.json",
-        r"unknown protocol 'digit'; allowed: digits, mnist",
+        r"unknown protocol 'digit'; allowed: digits, digits-all, mnist",
     ),
     "timing without data": (
         "python -m seladv.timing mnist runs/timing.json",
