@@ -57,7 +57,7 @@ def status(study: Study) -> dict[str, Any]:
 def before(study: Study) -> dict[str, Any]:
     """What DVC says before anybody opens a notebook: other protocols have not run, the digits are as they should be."""
     answer = status(study)
-    kept = re.compile(r"check|claims|[a-z]+-digits(@.*)?")  # stages of `digits-all`, a protocol of its own, do not match
+    kept = re.compile(r"check|claims|[a-z]+-digits(@.*)?")  # not those of `digits-all`, another protocol
     assert not list(filter(kept.fullmatch, answer))
     return answer
 
