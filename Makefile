@@ -6,11 +6,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo test status bench bench-peers lab lock clean
 
-# The runs first, one more at a time than there are cores: one of them is often at DVC's lock file, which only one can
-# write at a time. Then what needs them all.
+# The runs first, as many at a time as there are cores; then what needs them all.
 demo: $(READY)
 	dvc repro data-digits
-	python -m seladv.lanes digits $$(($$(nproc) + 1))
+	python -m seladv.lanes digits
 	dvc repro table-digits
 	dvc repro fidelity-digits
 	dvc repro --single-item claims

@@ -15,7 +15,7 @@ sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 mpl.rcParams["svg.hashsalt"] = "seladv"  # the same figure is the same file: git shows real changes only
 mpl.rcParams["svg.fonttype"] = "none"
 if get_ipython():  # show a Figure as a picture from the first cell on; pyplot, which would do it, is not used
-    select_figure_formats(get_ipython(), {"png"}, bbox_inches=None)  # all are laid out by constraints: nothing to trim
+    select_figure_formats(get_ipython(), {"png"})
 
 COLOURS = 10  # that one palette tells apart
 
