@@ -2,13 +2,24 @@
 
 `dvc repro` runs one stage after the other. Small networks gain little from a second thread, so that as many runs at a
 time as there are cores finish sooner. A run's result depends on its number of threads, not on its neighbours.
+
+Every stage is DVC's own, with its checks, locks and cache. Only dvc.lock is not written again after each of them: that
+takes as long as a small network's epochs, and longer with every run that the study has.
 """
 
 import os
-import subprocess
+import sys
+import time
+from multiprocessing import Process
 from pathlib import Path
 
+from dvc.exceptions import DvcException
+from dvc.repo import Repo, lock_repo
+from dvc.stage import Stage
+
 from seladv import params, plain
+
+PERIOD = 60.0  # seconds between two times that dvc.lock is written
 
 
 def split(stages: list[str], lanes: int) -> list[list[str]]:
@@ -21,16 +32,52 @@ def targets(protocol: str, run: str) -> list[str]:
     return [f"train-{protocol}@{run}", f"evaluate-{protocol}@{run}"]
 
 
-def commands(root: Path, protocol: str, lanes: int) -> list[list[str]]:
-    """A `dvc repro` for each lane, over its share of the runs that params.yaml asks for.
+def plan(root: Path, protocol: str, lanes: int) -> list[list[str]]:
+    """The stages of each lane: its share of the runs that params.yaml asks for.
 
     Raises:
         ValueError: there is no such protocol, or params.yaml is wrong.
     """
     study = params.load(root / "params.yaml", protocol)
     runs = [f"{arm}-{seed}" for arm in study.arms for seed in study.seeds]
-    repro = ["dvc", "--wait-for-lock", "repro", "--single-item"]
-    return [repro + [stage for run in lane for stage in targets(protocol, run)] for lane in split(runs, lanes)]
+    return [[stage for run in lane for stage in targets(protocol, run)] for lane in split(runs, lanes)]
+
+
+def record(stages: list[Stage]) -> None:
+    """Write what `stages` read and made to dvc.lock, and forget them."""
+    if stages:
+        stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+        stages.clear()
+
+
+def run(names: list[str]) -> None:
+    """`dvc --wait-for-lock repro --single-item` of the stages `names`, with dvc.lock written every `PERIOD`.
+
+    Raises:
+        DvcException: a stage failed; those before it are in dvc.lock.
+    """
+    repo = Repo(_wait_for_lock=True)
+    with lock_repo(repo), repo.scm_context(quiet=True):  # DVC lets the lock go while a stage's command runs
+        stages = [stage for name in names for stage in repo.stage.collect(name)]
+        done: list[Stage] = []
+        recorded = time.monotonic()
+        try:
+            for stage in stages:
+                if stage.reproduce():
+                    done.append(stage)
+                if time.monotonic() > recorded + PERIOD:
+                    record(done)
+                    recorded = time.monotonic()
+        finally:
+            record(done)
+
+
+def lane(names: list[str]) -> None:
+    """A process of its own for `run`: a failure is a line, and the exit code."""
+    try:
+        run(names)
+    except DvcException as error:
+        sys.exit(plain.line(error))
 
 
 def main(protocol: str, lanes: str = "") -> None:
@@ -39,10 +86,14 @@ def main(protocol: str, lanes: str = "") -> None:
     Raises:
         RuntimeError: a stage failed in one of them; the others went on.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    os.environ["OMP_NUM_THREADS"] = "1"
     count = int(lanes) if lanes else len(os.sched_getaffinity(0))
-    started = [subprocess.Popen(command, env=environment) for command in commands(Path(), protocol, count)]
-    if any([lane.wait() for lane in started]):
+    started = [Process(target=lane, args=[names]) for names in plan(Path(), protocol, count)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    if any(process.exitcode for process in started):
         raise RuntimeError(
             "A stage failed, see above. The other runs went on; after a mend, the same command does what is left."
         )

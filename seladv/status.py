@@ -130,7 +130,7 @@ def name(stage: str, protocols: list[str]) -> str:
 
 def lines(root: Path) -> list[str]:
     """A line for every result of the plan, protocol by protocol, and for every file that is none."""
-    from dvc.repo import Repo  # type: ignore[import-untyped]  # here: the package is imported where dvc is not
+    from dvc.repo import Repo  # here: the package is imported where dvc is not
 
     protocols = list(params.check(root / "params.yaml"))
     with Repo(str(root)) as repo:

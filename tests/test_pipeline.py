@@ -196,13 +196,15 @@ def test_lanes_do_the_runs_that_are_missing_and_leave_the_table_to_dvc(study: St
 
 def test_a_lane_that_fails_is_told_and_the_other_one_finishes(study: Study, reset: Callable[[], None]) -> None:
     study.params(seeds=[2])
-    in_the_way = study.folder / "runs/digits/2-train-full-2.ipynb"
+    in_the_way = study.folder / "runs/digits/3-evaluate-full-2.ipynb"
     in_the_way.mkdir()
     done = study.run("python", "-m", "seladv.lanes", "digits", "2")
     in_the_way.rmdir()
     assert done.returncode == 1
+    assert "3-evaluate-full-2.ipynb" in done.stderr.splitlines()[-2]
     assert done.stderr.splitlines()[-1].startswith("A stage failed")
     assert (study.folder / "results/metrics/digits/margin-50-2.json").exists()
+    assert study.run("dvc", "repro", "--single-item", "train-digits@full-2").stdout.endswith("up to date.\n")
     reset()
     study.repro()
 
