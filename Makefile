@@ -8,7 +8,6 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # The runs first, as many at a time as there are cores; then what needs them all.
 demo: $(READY)
-	dvc repro data-digits
 	python -m seladv.lanes digits
 	dvc repro table-digits
 	dvc repro fidelity-digits

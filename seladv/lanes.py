@@ -58,13 +58,14 @@ def run(names: list[str]) -> None:
     """
     repo = Repo(_wait_for_lock=True)
     with lock_repo(repo), repo.scm_context(quiet=True):  # DVC lets the lock go while a stage's command runs
-        stages = [stage for name in names for stage in repo.stage.collect(name)]
+        groups = {name.partition("@")[0] for name in names}  # one at a time, as each name would have all files read
+        known = {stage.name: stage for group in groups for stage in repo.stage.collect(group)}
         done: list[Stage] = []
         recorded = time.monotonic()
         try:
-            for stage in stages:
-                if stage.reproduce():
-                    done.append(stage)
+            for name in names:
+                if known[name].reproduce():
+                    done.append(known[name])
                 if time.monotonic() > recorded + PERIOD:
                     record(done)
                     recorded = time.monotonic()
@@ -80,23 +81,34 @@ def lane(names: list[str]) -> None:
         sys.exit(plain.line(error))
 
 
-def main(protocol: str, lanes: str = "") -> None:
-    """Run every lane to its end; by default there are as many as cores.
+def side_by_side(lanes: list[list[str]]) -> None:
+    """Run every lane to its end.
 
     Raises:
         RuntimeError: a stage failed in one of them; the others went on.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"
-    count = int(lanes) if lanes else len(os.sched_getaffinity(0))
-    started = [Process(target=lane, args=[names]) for names in plan(Path(), protocol, count)]
-    for process in started:
+    processes = [Process(target=lane, args=[names]) for names in lanes]
+    for process in processes:
         process.start()
-    for process in started:
+    for process in processes:
         process.join()
-    if any(process.exitcode for process in started):
+    if any(process.exitcode for process in processes):
         raise RuntimeError(
             "A stage failed, see above. The other runs went on; after a mend, the same command does what is left."
         )
+
+
+def main(protocol: str, lanes: str = "") -> None:
+    """Check params.yaml, prepare the data, train and evaluate; by default in as many lanes as there are cores.
+
+    Raises:
+        ValueError: there is no such protocol, or params.yaml is wrong.
+        RuntimeError: a stage failed.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    planned = plan(Path(), protocol, int(lanes) if lanes else len(os.sched_getaffinity(0)))
+    side_by_side([["check", f"data-{protocol}"]])
+    side_by_side(planned)
 
 
 if __name__ == "__main__":
