@@ -19,7 +19,7 @@ from dvc.stage import Stage
 
 from seladv import params, plain
 
-PERIOD = 60.0  # seconds between two times that dvc.lock is written
+PERIOD = 300.0  # seconds between two times that dvc.lock is written, as between two of a training's saved states
 
 
 def split(stages: list[str], lanes: int) -> list[list[str]]:
