@@ -122,7 +122,7 @@ def number(value: float | None, unit: str) -> str:
     """`value` in points, with its sign, or as a ratio; a dash for none."""
     if value is None:
         return "–"
-    return f"{value:+.2f}" if unit == "points" else f"{value:.3f}"
+    return f"{value:+z.2f}" if unit == "points" else f"{value:.3f}"
 
 
 def ends(low: float | None, high: float | None, *, unit: str) -> str:

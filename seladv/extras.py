@@ -14,8 +14,8 @@ MORE: dict[str, Find] = {  # columns from a run's metrics, shown where at least 
 }
 MORE_READING = (
     " Last and best: the networks of the last epoch and of the best one on held-out images. AutoAttack and the worst "
-    "case (an image counts that is right under every attack) are taken on fewer images, and AutoAttack for some seeds "
-    "only: they are means over the seeds that have them."
+    "case (an image counts that is right under every attack that all seeds faced) are taken on fewer images, and "
+    "AutoAttack for some seeds only: its column is the mean over those."
 )
 
 

@@ -8,6 +8,7 @@ takes as long as a small network's epochs, and longer with every run that the st
 """
 
 import os
+import re
 import sys
 import time
 from multiprocessing import Process
@@ -94,7 +95,7 @@ def side_by_side(lanes: list[list[str]]) -> None:
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError(
-            "A stage failed, see above. The other runs went on; after a mend, the same command does what is left."
+            "A stage failed, see above; the other lanes went on. After a mend, the same command does what is left."
         )
 
 
@@ -102,9 +103,11 @@ def main(protocol: str, lanes: str = "") -> None:
     """Check params.yaml, prepare the data, train and evaluate; by default in as many lanes as there are cores.
 
     Raises:
-        ValueError: there is no such protocol, or params.yaml is wrong.
+        ValueError: there is no such protocol, params.yaml is wrong, or `lanes` is no number of them.
         RuntimeError: a stage failed.
     """
+    if lanes and not re.fullmatch("[1-9][0-9]*", lanes):
+        raise ValueError(f"lanes: {lanes!r} is no number of runs at a time; leave it out for one on each core")
     os.environ["OMP_NUM_THREADS"] = "1"
     planned = plan(Path(), protocol, int(lanes) if lanes else len(os.sched_getaffinity(0)))
     side_by_side([["check", f"data-{protocol}"]])

@@ -55,16 +55,9 @@ class Measure(NamedTuple):
 def _points(kind: str) -> Measure:
     def difference(run: Run, other: Run) -> float | None:
         ours, theirs = accuracy(run, kind), accuracy(other, kind)
-        if ours is None or theirs is None or (kind == "worst" and not _same_attacks(run, other)):
-            return None
-        return ours - theirs
+        return None if ours is None or theirs is None else ours - theirs
 
     return Measure("points", "seeds", difference)
-
-
-def _same_attacks(run: Run, other: Run) -> bool:
-    """Some attacks run for some seeds only, on fewer images: a worst case is compared with its like."""
-    return all(run["worst_case"][name] == other["worst_case"][name] for name in ("attacks", "examples"))
 
 
 def _ratio(passes: str) -> Measure:

@@ -103,7 +103,7 @@ def _reading(protocol: Protocol) -> str:
 def _number(value: float | None, half_width: float | None = None, *, digits: int = 1, sign: bool = False) -> str:
     if value is None or pd.isna(value):
         return "–"
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    text = f"{value:{'+' if sign else ''}z.{digits}f}"  # z: no minus before what is rounded to nothing
     return text if half_width is None or pd.isna(half_width) else f"{text} ± {half_width:.{digits}f}"
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from seladv.accuracy import percent
 from seladv.checklist import added
 from seladv.measures import rounds
+from seladv.outcomes import pack, unpack, worst_case
 from seladv.params import Protocol
 from seladv.stats import mean_and_half_width
 
@@ -25,10 +27,25 @@ class ResultsError(RuntimeError):
 def load(folder: Path, protocol: Protocol) -> Metrics:
     """The metrics of every arm and seed of `protocol`; files of runs it no longer asks for are ignored.
 
+    Some seeds face more attacks than others (`autoattack_seeds`). So that seeds can be averaged and compared, each
+    run's `worst_case` is taken anew over the attacks that all of them faced.
+
     Raises:
         ResultsError: a file is missing or is not a run's metrics.
     """
-    return {arm: [_read(folder / f"{arm}-{seed}.json") for seed in protocol.seeds] for arm in protocol.arms}
+    read = {arm: [_read(folder / f"{arm}-{seed}.json") for seed in protocol.seeds] for arm in protocol.arms}
+    found = [run.get("worst_case") for runs in read.values() for run in runs]
+    if None in found:
+        return read
+    shared = min(found, key=lambda worst: len(worst["attacks"]))
+    return {arm: [_under(run, shared) for run in runs] for arm, runs in read.items()}
+
+
+def _under(run: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    """`run` with its worst case over the attacks, and as many images, as in another run's worst case, `shared`."""
+    faced = [run["attacks"][name] for name in shared["attacks"]]
+    hits = worst_case([unpack(each["outcomes"], each["examples"]) for each in faced], examples=shared["examples"])
+    return run | {"worst_case": shared | {"robust": percent(hits), "outcomes": pack(hits)}}
 
 
 def with_transfer(metrics: Metrics, path: Path) -> Metrics:

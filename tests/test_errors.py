@@ -86,6 +86,10 @@ COMMANDS: dict[str, tuple[str, str]] = {  # what is typed, and the last line on 
         f"{TRAIN} protocol=digit",
         r"params\.yaml: unknown protocol 'digit'; allowed: digits, digits-all, mnist",
     ),
+    "no number of lanes": (
+        "python -m seladv.lanes digits x",
+        r"lanes: 'x' is no number of runs at a time; leave it out",
+    ),
     "an unknown arm": (f"{TRAIN} arm=marjin-50", rf"params\.yaml: digits\.arms = 'marjin-50': {NAMES}"),
     "a ratio of 0": (f"{TRAIN} arm=margin-0", rf"digits\.arms = 'margin-0': {NAMES}"),
     "a ratio above 100": (f"{TRAIN} arm=margin-101", rf"digits\.arms = 'margin-101': {NAMES}"),

@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from seladv import params, report, results
+from seladv.outcomes import pack, unpack
 from seladv.stats import mean_and_half_width
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +134,27 @@ def test_stronger_attacks_have_columns_where_they_ran(folder: Path) -> None:
     (other,) = (line for line in page.splitlines() if line.startswith("| margin-50 | 97.0 ±"))
     assert other.endswith("| 0.75 | – | – | – | – |")
     assert "for some seeds only" in page
+
+
+def test_the_worst_case_is_over_the_attacks_that_all_seeds_faced(folder: Path) -> None:
+    """Seed 3 alone faced AutoAttack, and seed 3's worst case is over fewer images for it."""
+    survived = {"pgd": [1, 1, 1, 0], "square": [1, 0], "autoattack": [0, 1, 1]}
+    entries = {
+        name: {"robust": 0.0, "examples": len(bits), "outcomes": pack(torch.tensor(bits, dtype=torch.bool))}
+        for name, bits in survived.items()
+    }
+    for path in folder.iterdir():
+        attacks = [name for name in entries if name != "autoattack" or "-3" in path.name]
+        worst = {"robust": 5.0, "examples": 3 if "-3" in path.name else 4, "outcomes": "00", "attacks": attacks}
+        run = json.loads(path.read_text()) | {"attacks": {name: entries[name] for name in attacks}, "worst_case": worst}
+        path.write_text(json.dumps(run))
+    for run in (run for runs in results.load(folder, protocol()).values() for run in runs):
+        assert run["worst_case"]["attacks"] == ["pgd", "square"]
+        assert run["worst_case"]["robust"] == 50.0  # the first image and the third: Square saw no third
+        assert unpack(run["worst_case"]["outcomes"], run["worst_case"]["examples"]).tolist() == [1, 0, 1, 0]
+    alone = results.load(folder, protocol(seeds=[3]))["full"][0]["worst_case"]
+    assert alone["attacks"] == ["pgd", "square", "autoattack"]
+    assert alone["robust"] == pytest.approx(100 / 3)
 
 
 def test_the_network_that_is_shown_and_both_that_are_evaluated_are_named(folder: Path) -> None:

@@ -36,7 +36,7 @@ def number(value: float | None, half: float | None = None, *, digits: int = 1, s
     """A cell that shows `value` ± `half` and sorts by `value`; a dash that sorts last for none."""
     if value is None or value != value:
         return Cell("–", "")
-    shown = f"{value:{'+' if sign else ''}.{digits}f}"
+    shown = f"{value:{'+' if sign else ''}z.{digits}f}"
     return Cell(shown if half is None or half != half else f"{shown} ± {half:.{digits}f}", f"{value:.3f}")
 
 
