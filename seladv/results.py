@@ -34,10 +34,10 @@ def load(folder: Path, protocol: Protocol) -> Metrics:
         ResultsError: a file is missing or is not a run's metrics.
     """
     read = {arm: [_read(folder / f"{arm}-{seed}.json") for seed in protocol.seeds] for arm in protocol.arms}
-    found = [run.get("worst_case") for runs in read.values() for run in runs]
-    if None in found:
+    every = [run for runs in read.values() for run in runs]
+    if not all("worst_case" in run for run in every):
         return read
-    shared = min(found, key=lambda worst: len(worst["attacks"]))
+    shared = min((run["worst_case"] for run in every), key=lambda worst: len(worst["attacks"]))
     return {arm: [_under(run, shared) for run in runs] for arm, runs in read.items()}
 
 
