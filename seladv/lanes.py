@@ -7,11 +7,13 @@ Every stage is DVC's own, with its checks, locks and cache. Only dvc.lock is not
 takes as long as a small network's epochs, and longer with every run that the study has.
 """
 
+import multiprocessing
 import os
 import re
 import sys
 import time
 from multiprocessing import Process
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from dvc.exceptions import DvcException
@@ -51,51 +53,71 @@ def record(stages: list[Stage]) -> None:
         stages.clear()
 
 
-def run(names: list[str]) -> None:
+def run(names: list[str], stop: Event) -> None:
     """`dvc --wait-for-lock repro --single-item` of the stages `names`, with dvc.lock written every `PERIOD`.
 
+    A stage that fails ends its own run only. `stop` ends the lane: a Ctrl-C reaches the stage, and DVC ignores it.
+
     Raises:
-        DvcException: a stage failed; those before it are in dvc.lock.
+        DvcException: stages failed. What else was to be done is done, but for what comes after one of them in its run.
     """
     repo = Repo(_wait_for_lock=True)
     with lock_repo(repo), repo.scm_context(quiet=True):  # DVC lets the lock go while a stage's command runs
         groups = {name.partition("@")[0] for name in names}  # one at a time, as each name would have all files read
         known = {stage.name: stage for group in groups for stage in repo.stage.collect(group)}
         done: list[Stage] = []
+        failed: dict[str, DvcException] = {}
         recorded = time.monotonic()
         try:
             for name in names:
-                if known[name].reproduce():
-                    done.append(known[name])
+                if stop.is_set():
+                    break
+                run = name.partition("@")[2]
+                try:
+                    if run not in failed and known[name].reproduce():
+                        done.append(known[name])
+                except DvcException as error:
+                    failed[run] = error
                 if time.monotonic() > recorded + PERIOD:
                     record(done)
                     recorded = time.monotonic()
         finally:
             record(done)
+    if failed:
+        raise DvcException("; ".join(map(plain.line, failed.values())))
 
 
-def lane(names: list[str]) -> None:
+def lane(names: list[str], stop: Event) -> None:
     """A process of its own for `run`: a failure is a line, and the exit code."""
     try:
-        run(names)
+        run(names, stop)
     except DvcException as error:
         sys.exit(plain.line(error))
+    except KeyboardInterrupt:  # between two stages
+        sys.exit(1)
 
 
 def side_by_side(lanes: list[list[str]]) -> None:
     """Run every lane to its end.
 
     Raises:
-        RuntimeError: a stage failed in one of them; the others went on.
+        RuntimeError: a stage failed in one of them, and every other run is done; or a person stopped it.
     """
-    processes = [Process(target=lane, args=[names]) for names in lanes]
+    stop = multiprocessing.Event()
+    processes = [Process(target=lane, args=[names, stop]) for names in lanes]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join()
+    try:
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:
+        stop.set()
+        for process in processes:
+            process.join()
+        raise RuntimeError("Stopped. What was done is kept; the same command does what is left.") from None
     if any(process.exitcode for process in processes):
         raise RuntimeError(
-            "A stage failed, see above; the other lanes went on. After a mend, the same command does what is left."
+            "A stage failed, see above. All else is done; after a mend, the same command does what is left."
         )
 
 

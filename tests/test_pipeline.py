@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,11 +49,19 @@ class Study:
         content[protocol] |= changes
         path.write_text(yaml.safe_dump(content))
 
-    def run(self, *command: str, cwd: str = ".") -> subprocess.CompletedProcess[str]:
+    def start(self, *command: str, cwd: str = ".") -> subprocess.Popen[str]:
         here = str(Path(sys.executable).parent)
         env = {**os.environ, "PATH": f"{here}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder), "CI": "1"}
         del env["PYTEST_CURRENT_TEST"]  # a stage's server serves those of its own environment alone
-        return subprocess.run(command, cwd=self.folder / cwd, env=env, capture_output=True, text=True, check=False)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.folder / cwd, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+
+    def run(self, *command: str, cwd: str = ".") -> subprocess.CompletedProcess[str]:
+        started = self.start(*command, cwd=cwd)
+        out, err = started.communicate()
+        return subprocess.CompletedProcess(command, started.returncode, out, err)
 
     def repro(self, *arguments: str) -> list[str]:
         """The stages that ran."""
@@ -195,17 +204,38 @@ def test_lanes_do_the_runs_that_are_missing_and_leave_the_table_to_dvc(study: St
     study.repro()
 
 
-def test_a_lane_that_fails_is_told_and_the_other_one_finishes(study: Study, reset: Callable[[], None]) -> None:
+def test_a_run_that_fails_is_told_and_the_others_are_done(study: Study, reset: Callable[[], None]) -> None:
     study.params(seeds=[2])
     in_the_way = study.folder / "runs/digits/3-evaluate-full-2.ipynb"
     in_the_way.mkdir()
-    done = study.run("python", "-m", "seladv.lanes", "digits", "2")
+    done = study.run("python", "-m", "seladv.lanes", "digits", "1")
     in_the_way.rmdir()
     assert done.returncode == 1
     assert "3-evaluate-full-2.ipynb" in done.stderr.splitlines()[-2]
     assert done.stderr.splitlines()[-1].startswith("A stage failed")
-    assert (study.folder / "results/metrics/digits/margin-50-2.json").exists()
+    assert (study.folder / "results/metrics/digits/margin-50-2.json").exists()  # of the same lane, and after it
     assert study.run("dvc", "repro", "--single-item", "train-digits@full-2").stdout.endswith("up to date.\n")
+    reset()
+    study.repro()
+
+
+def test_ctrl_c_ends_the_lanes_and_what_is_done_is_kept(study: Study, reset: Callable[[], None]) -> None:
+    study.params(seeds=[4, 5, 6])
+    lanes = study.start("python", "-m", "seladv.lanes", "digits", "2")
+    assert lanes.stdout
+    ran = ""
+    while "Running stage 'evaluate" not in ran:
+        ran += (line := lanes.stdout.readline())
+        assert line, "the lanes have ended"
+    os.killpg(lanes.pid, signal.SIGINT)  # as a terminal does: every process in the foreground gets it
+    out, err = lanes.communicate(timeout=120)
+    assert lanes.returncode == 1
+    assert err.splitlines()[-1].startswith("Stopped.")
+    assert (
+        len(re.findall("Running stage '(?:train|evaluate)", ran + out)) <= 4
+    )  # of 12: two lanes, each at its first run
+    (trained,) = re.findall(r"Running stage 'evaluate-digits@([^']+)'", ran)
+    assert f"train-digits@{trained}" in yaml.safe_load((study.folder / "dvc.lock").read_text())["stages"]
     reset()
     study.repro()
 
