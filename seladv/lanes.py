@@ -72,12 +72,12 @@ def run(names: list[str], stop: Event) -> None:
             for name in names:
                 if stop.is_set():
                     break
-                run = name.partition("@")[2]
+                of_run = name.partition("@")[2]
                 try:
-                    if run not in failed and known[name].reproduce():
+                    if of_run not in failed and known[name].reproduce():
                         done.append(known[name])
                 except DvcException as error:
-                    failed[run] = error
+                    failed[of_run] = error
                 if time.monotonic() > recorded + PERIOD:
                     record(done)
                     recorded = time.monotonic()
