@@ -1,6 +1,7 @@
 """What a table shows beside the agreed columns: more networks and attacks where they ran, and marks of doubt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from seladv.overfitting import detect
@@ -17,6 +18,20 @@ MORE_READING = (
     "case (an image counts that is right under every attack that all seeds faced) are taken on fewer images, and "
     "AutoAttack for some seeds only: its column is the mean over those."
 )
+
+
+def unattacked(metrics: Mapping[str, Sequence[dict[str, Any]]], headline: str) -> str:
+    """A sentence for each arm that attacks nothing, where tables show the best epoch: an early one, by robustness."""
+    found = ""
+    for arm, runs in metrics.items():
+        last = [run["checkpoints"]["last"] for run in runs if "checkpoints" in run]
+        if headline == "best" and last and not runs[0]["training"]["cost"]["attack_passes"]:
+            clean, robust = (mean(each[name] for each in last) for name in ("clean", "robust"))
+            found += (
+                f" `{arm}` attacks nothing, so its epoch of the highest robust accuracy, shown here as its best, "
+                f"is an early one: its last network is right on {clean:.1f} % clean and {robust:.1f} % attacked."
+            )
+    return found
 
 
 def overfitted(run: dict[str, Any]) -> bool:

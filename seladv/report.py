@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from seladv.extras import MORE, MORE_READING, marked
+from seladv.extras import MORE, MORE_READING, marked, unattacked
 from seladv.params import Protocol
 from seladv.results import COSTS, Metrics
 from seladv.stats import mean_and_half_width
@@ -49,7 +49,7 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
         "\n\n".join(
             [
                 f"# Results: {name}",
-                _reading(protocol) + (MORE_READING if more else ""),
+                _reading(protocol) + (MORE_READING if more else "") + unattacked(metrics, protocol.headline),
                 grid(header, body),
                 "## Every seed",
                 grid(["arm", "seed", "clean, %", "robust, %"], seeds),

@@ -169,6 +169,18 @@ def test_the_network_that_is_shown_and_both_that_are_evaluated_are_named(folder:
     assert "| 1.00 | 61.5 ± 0.0 | 62.5 ± 0.0 | 96.2 | 84.5 |" in page
 
 
+def test_of_an_arm_without_attacks_the_last_network_is_told_beside_its_best(folder: Path) -> None:
+    runs, best = results.load(folder, protocol()), protocol(headline="best")
+    for record, clean in zip(runs["clean"], (90.0, 91.0), strict=True):
+        record["checkpoints"] = {"last": {"clean": clean, "robust": 0.5}, "best": {"clean": 30.0, "robust": 9.0}}
+    runs["full"][0]["checkpoints"] = runs["clean"][0]["checkpoints"]
+    page = report.to_markdown(results.table(runs, best), runs, best, name="digits")
+    assert "`clean` attacks nothing" in page
+    assert "is right on 90.5 % clean and 0.5 % attacked" in page
+    assert "`full` attacks nothing" not in page
+    assert "attacks nothing" not in page_of(runs)
+
+
 def test_the_table_marks_what_is_doubtful_and_the_csv_keeps_its_columns(folder: Path) -> None:
     runs = results.load(folder, protocol())
     assert "masked" not in page_of(runs)

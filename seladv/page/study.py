@@ -5,7 +5,7 @@ from typing import Any
 
 from seladv import results
 from seladv.claims import NOT_RUN
-from seladv.extras import MARKS
+from seladv.extras import MARKS, unattacked
 from seladv.page import checklist, cost, fidelity
 from seladv.page.data import Row, Study
 from seladv.page.figures import figure
@@ -38,6 +38,7 @@ def _attack(study: Study) -> Raw:
         f"ε = {_size(protocol.eps)}, step {_size(attack.step_size)}, {attack.examples} test images, "
         f"the {protocol.headline} network. Accuracies are percent, costs and time ratios to full. "
         "± is the half-width of a 95 % t-interval over the seeds; one seed has none."
+        + unattacked(study.metrics, protocol.headline).replace("`", "")
     )
 
 
