@@ -1,15 +1,16 @@
 """The figures of the results page: embedded, each with what it shows in words, for who cannot see it."""
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
+from urllib.parse import quote
 
 from seladv.page.data import Row, Study
 from seladv.page.html import Raw, box, element, image
 from seladv.results import Metrics
 
-KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 MOST = 8  # arms that a sentence can hold
 Words = Callable[[Metrics], str]
 
@@ -23,9 +24,16 @@ def figure(study: Study, path: Path) -> Raw:
 
 def embedded(study: Study, path: Path, title: str, words: str) -> Raw:
     """The picture in `path` under its title; `words` say what it shows."""
-    source = f"data:{KINDS[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
-    drawn = image(source, f"{title}, {study.name}: {words}")
+    drawn = image(_source(path), f"{title}, {study.name}: {words}")
     return Raw("\n" + element("figure", element("figcaption", title), box(f"{study.name}: {title}", drawn)))
+
+
+def _source(path: Path) -> str:
+    """The file as an address. Of a drawing, hundredths of a point are enough, and its text needs no base64."""
+    if path.suffix == ".svg":
+        drawing = re.sub(r"(\.\d\d)\d+", r"\1", path.read_text())
+        return f"data:image/svg+xml,{quote(' '.join(drawing.split()), safe=' =:/;,@!$*+?[]{}|^')}"
+    return f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
 
 
 def listed(values: Mapping[str, str]) -> str:

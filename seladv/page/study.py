@@ -100,7 +100,9 @@ def _runs(study: Study) -> Raw:
             command = element("code", f"dvc repro evaluate-{study.name}@{arm}-{seed}")
             note = prose(mark(NOT_RUN), ": ", command, " makes it")
             body.append([arm, str(seed), *[number(None)] * (len(header) - 3), note])
-    return table(f"{study.name}: percent right, by attack", header, body, text=["arm", "seed", "note"])
+    said = "The worst case is over all attacks that the run faced, AutoAttack among them where its column has a value."
+    every = table(f"{study.name}: percent right, by attack", header, body, text=["arm", "seed", "note"])
+    return Raw(every + paragraph(said)) if worst and "autoattack" in attacks else every
 
 
 def _size(value: float) -> str:
