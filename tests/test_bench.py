@@ -70,6 +70,18 @@ def test_every_row_is_measured_or_says_that_it_is_not(measured: dict[str, Any]) 
         assert not any(row["seconds"] for row in gpu)
 
 
+def test_the_attacks_rows_can_be_had_alone(tmp_path: Path, measured: dict[str, Any]) -> None:
+    env = {**os.environ, "BENCH_QUICK": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "benchmarks.attack_steps", str(tmp_path)], cwd=ROOT, env=env, check=True)
+    (path,) = tmp_path.glob("attack-steps-*.json")
+    alone = json.loads(path.read_text())
+    here = [row for row in measured["rows"] if row["device"] == measured["device"]]
+    assert [(row["network"], row["batch"], row["row"]) for row in alone["rows"]] == [
+        (row["network"], row["batch"], row["row"]) for row in here
+    ]
+    assert alone["provenance"].keys() == measured["provenance"].keys()
+
+
 def test_every_way_to_gradient_matching_is_measured_or_not_installed(measured: dict[str, Any], folder: Path) -> None:
     rows = {row["row"]: row for row in measured["matching"]}
     assert {*scoring.NAMES} <= {*rows}
