@@ -55,7 +55,7 @@ RULES: list[tuple[str, str | None, str]] = [  # command, what is run instead, wh
     (r"python -m seladv\.lanes (mnist)", "dvc dag table-{0}", "hours; test_pipeline.py runs it on the digits"),
     (r"python -m benchmarks\.crosscheck .+", "python -c 'import benchmarks.crosscheck'",
      "the other libraries are installed apart; test_crosscheck.py"),
-    (r"python -m benchmarks\.attack_steps <folder>", "python -c 'import benchmarks.attack_steps'", "test_bench.py runs it"),
+    (r"python -m benchmarks\.attack_steps .+", "python -c 'import benchmarks.attack_steps'", "test_bench.py runs it"),
     (r"git (add|commit|checkout|clone) .+", None, ""),
     (r"cd .+", None, ""),
 ]  # fmt: skip
