@@ -22,14 +22,12 @@ def main(folder: Path) -> None:
     rows = []
     for case in settings.CASES:
         for batch in settings.BATCHES:
-            rows += Contest(case, batch=batch, device=device, found=found).run()[1]
+            measured = Contest(case, batch=batch, device=device, found=found).run()[1]
+            rows += measured
             checkpoint.write_json(folder / f"attack-steps-{slug}.json", {"provenance": made, "rows": rows})
-            for row in rows[-10:]:
-                if row["seconds"]:
-                    print(
-                        f"{case.name}, batch {batch}, {row['row']}: {1000 * row['seconds']['median']:.3f} ms",
-                        flush=True,
-                    )
+            times = {row["row"]: 1000 * row["seconds"]["median"] for row in measured if row["seconds"]}
+            for name, milliseconds in times.items():
+                print(f"{case.name}, batch {batch}, {name}: {milliseconds:.3f} ms", flush=True)
 
 
 if __name__ == "__main__":
