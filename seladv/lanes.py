@@ -12,9 +12,12 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing import Process
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import TypeAlias
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
@@ -22,12 +25,8 @@ from dvc.stage import Stage
 
 from seladv import params, plain
 
+Counter: TypeAlias = "Synchronized[int]"  # the index of the next run that no lane has taken
 PERIOD = 300.0  # seconds between two times that dvc.lock is written, as between two of a training's saved states
-
-
-def split(stages: list[str], lanes: int) -> list[list[str]]:
-    """`stages` dealt out to at most `lanes` lists, none of them empty."""
-    return [stages[lane::lanes] for lane in range(min(lanes, len(stages)))]
 
 
 def targets(protocol: str, run: str) -> list[str]:
@@ -35,15 +34,25 @@ def targets(protocol: str, run: str) -> list[str]:
     return [f"train-{protocol}@{run}", f"evaluate-{protocol}@{run}"]
 
 
-def plan(root: Path, protocol: str, lanes: int) -> list[list[str]]:
-    """The stages of each lane: its share of the runs that params.yaml asks for.
+def plan(root: Path, protocol: str) -> list[list[str]]:
+    """The stages of every run that params.yaml asks for.
 
     Raises:
         ValueError: there is no such protocol, or params.yaml is wrong.
     """
     study = params.load(root / "params.yaml", protocol)
-    runs = [f"{arm}-{seed}" for arm in study.arms for seed in study.seeds]
-    return [[stage for run in lane for stage in targets(protocol, run)] for lane in split(runs, lanes)]
+    return [targets(protocol, f"{arm}-{seed}") for arm in study.arms for seed in study.seeds]
+
+
+def untaken(runs: list[list[str]], taken: Counter) -> Iterator[list[str]]:
+    """Those of `runs` that no other lane has taken, one after the other: behind a dear arm nothing waits."""
+    while True:
+        with taken.get_lock():
+            index = taken.value
+            taken.value += 1
+        if index >= len(runs):
+            return
+        yield runs[index]
 
 
 def record(stages: list[Stage]) -> None:
@@ -53,8 +62,8 @@ def record(stages: list[Stage]) -> None:
         stages.clear()
 
 
-def run(names: list[str], stop: Event) -> None:
-    """`dvc --wait-for-lock repro --single-item` of the stages `names`, with dvc.lock written every `PERIOD`.
+def run(runs: list[list[str]], taken: Counter, stop: Event) -> None:
+    """`dvc --wait-for-lock repro --single-item` of the stages of untaken runs, with dvc.lock written every `PERIOD`.
 
     A stage that fails ends its own run only. `stop` ends the lane: a Ctrl-C reaches the stage, and DVC ignores it.
 
@@ -63,48 +72,46 @@ def run(names: list[str], stop: Event) -> None:
     """
     repo = Repo(_wait_for_lock=True)
     with lock_repo(repo), repo.scm_context(quiet=True):  # DVC lets the lock go while a stage's command runs
-        groups = {name.partition("@")[0] for name in names}  # one at a time, as each name would have all files read
-        known = {stage.name: stage for group in groups for stage in repo.stage.collect(group)}
+        groups = {name.partition("@")[0] for names in runs for name in names}
+        known = {stage.name: stage for group in groups for stage in repo.stage.collect(group)}  # each reads all files
         done: list[Stage] = []
-        failed: dict[str, DvcException] = {}
+        failed: list[str] = []
         recorded = time.monotonic()
         try:
-            for name in names:
-                if stop.is_set():
-                    break
-                of_run = name.partition("@")[2]
+            for names in untaken(runs, taken):
                 try:
-                    if of_run not in failed and known[name].reproduce():
-                        done.append(known[name])
+                    for name in names:
+                        if not stop.is_set() and known[name].reproduce():
+                            done.append(known[name])
                 except DvcException as error:
-                    failed[of_run] = error
+                    failed.append(plain.line(error))
                 if time.monotonic() > recorded + PERIOD:
                     record(done)
                     recorded = time.monotonic()
         finally:
             record(done)
     if failed:
-        raise DvcException("; ".join(map(plain.line, failed.values())))
+        raise DvcException("; ".join(failed))
 
 
-def lane(names: list[str], stop: Event) -> None:
+def lane(runs: list[list[str]], taken: Counter, stop: Event) -> None:
     """A process of its own for `run`: a failure is a line, and the exit code."""
     try:
-        run(names, stop)
+        run(runs, taken, stop)
     except DvcException as error:
         sys.exit(plain.line(error))
     except KeyboardInterrupt:  # between two stages
         sys.exit(1)
 
 
-def side_by_side(lanes: list[list[str]]) -> None:
-    """Run every lane to its end.
+def side_by_side(runs: list[list[str]], lanes: int) -> None:
+    """Do all `runs`, `lanes` of them at a time.
 
     Raises:
         RuntimeError: a stage failed in one of them, and every other run is done; or a person stopped it.
     """
-    stop = multiprocessing.Event()
-    processes = [Process(target=lane, args=[names, stop]) for names in lanes]
+    taken, stop = multiprocessing.Value("i", 0), multiprocessing.Event()
+    processes = [Process(target=lane, args=[runs, taken, stop]) for _ in range(min(lanes, len(runs)))]
     for process in processes:
         process.start()
     try:
@@ -131,9 +138,9 @@ def main(protocol: str, lanes: str = "") -> None:
     if lanes and not re.fullmatch("[1-9][0-9]*", lanes):
         raise ValueError(f"lanes: {lanes!r} is no number of runs at a time; leave it out for one on each core")
     os.environ["OMP_NUM_THREADS"] = "1"
-    planned = plan(Path(), protocol, int(lanes) if lanes else len(os.sched_getaffinity(0)))
-    side_by_side([["check", f"data-{protocol}"]])
-    side_by_side(planned)
+    runs = plan(Path(), protocol)
+    side_by_side([["check", f"data-{protocol}"]], 1)
+    side_by_side(runs, int(lanes) if lanes else len(os.sched_getaffinity(0)))
 
 
 if __name__ == "__main__":
