@@ -83,11 +83,11 @@ def run(runs: list[list[str]], taken: Counter, stop: Event) -> None:
                     for name in names:
                         if not stop.is_set() and known[name].reproduce():
                             done.append(known[name])
+                        if time.monotonic() > recorded + PERIOD:
+                            record(done)
+                            recorded = time.monotonic()
                 except DvcException as error:
                     failed.append(plain.line(error))
-                if time.monotonic() > recorded + PERIOD:
-                    record(done)
-                    recorded = time.monotonic()
         finally:
             record(done)
     if failed:
