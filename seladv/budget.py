@@ -32,9 +32,11 @@ def robust_against_budget(runs: Runs) -> Figure:
     unit = sum(points[-1][0] for points in full) / len(full) if full else 1
     figure = Figure(figsize=(11, 5), layout="constrained")
     axis = figure.subplots()
-    for arm, style in look(courses).items():
+    looks = look(runs)  # of all arms: each has the colour that it has in the other figures
+    for arm, seeds in courses.items():
+        style = looks[arm]
         points = pd.DataFrame(
-            [{"epoch": n, "cost": x / unit, "robust": y} for c in courses[arm] for n, (x, y) in enumerate(c)]
+            [{"epoch": n, "cost": x / unit, "robust": y} for c in seeds for n, (x, y) in enumerate(c)]
         )
         cost, robust = points.groupby("epoch")["cost"].mean(), points.groupby("epoch")["robust"]
         axis.plot(cost, robust.mean(), label=arm, linewidth=2.5 if arm == "full" else 1.2, marker=".", **style)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from seladv import budget, claims_report
+from seladv import budget, claims_report, plots
 from seladv.claims import CLAIMS, VERDICTS
 
 ROW: dict[str, Any] = {
@@ -55,7 +55,12 @@ def record(robust: list[float], passes: int) -> dict[str, Any]:
         phase: {"forward": passes, "input_grad": 0, "weight_grad": 0} for phase in ("scoring", "attack", "update")
     }
     phases["monitor"] = {"forward": 10**6, "input_grad": 0, "weight_grad": 0}
-    return {"history": [{"heldout_robust": value, "passes": phases} for value in robust]}
+    curves = {"loss": 1.0, "heldout_clean": 90.0}
+    return {
+        "history": [
+            {"epoch": n, "heldout_robust": value, "passes": phases, **curves} for n, value in enumerate(robust, 1)
+        ]
+    }
 
 
 def test_what_was_spent_adds_up_and_leaves_the_monitor_out() -> None:
@@ -72,6 +77,9 @@ def test_a_line_for_each_arm_in_units_of_the_whole_of_full() -> None:
     lines = {str(line.get_label()): line.get_xydata().tolist() for line in axis.lines}  # type: ignore[union-attr]
     assert lines == {"full": [[0.5, 15.0], [1.0, 35.0]], "margin-50": [[0.25, 15.0], [0.5, 35.0]]}
     assert "÷ all of full's" in axis.get_xlabel()
+    colours = {line.get_label(): line.get_color() for line in axis.lines}
+    others = {line.get_label(): line.get_color() for line in plots.training_curves(runs).axes[0].lines}
+    assert {arm: others[arm] for arm in colours} == colours, "an arm has one colour in every figure"
 
 
 @pytest.mark.parametrize("arms", [["clean"], ["margin-50"], [f"margin-{n}" for n in range(1, 26)]])
