@@ -188,7 +188,7 @@ def test_what_has_not_been_run_is_said_with_what_runs_it(part: Path, plan: Proto
     assert "dvc repro evaluate-digits@gradmatch-50-2" in runs["gradmatch-50", "2"]
     words = "".join(read.words)
     assert ": 4 of 15 runs are missing. dvc repro table-digits makes them." in words
-    assert "full, seed 0, iterative-beats-single-step: pgd is weaker <by 9>" in words
+    assert "full, seed 0, iterative-beats-single-step: pgd is weaker <by 9> (pgd " in words  # with its figures
     marks = {(row[0][0], row[1][0]): row[2][0] for row in read.tables["digits: the evaluation's checklist"][1:]}
     assert (marks["full", "0"], marks["full", "1"]) == ("✗ fail", "✓ pass")
 

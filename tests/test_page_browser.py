@@ -55,7 +55,6 @@ def shown(browser: Browser, root: Path, *, scheme: str = "light", width: int = 1
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_page_scrolls_down_only_and_every_text_stands_out(browser: Browser, root: Path, scheme: str) -> None:
     page = shown(browser, root, scheme=scheme, width=360)
-    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("[...document.querySelectorAll('.box')].some((box) => box.scrollWidth > box.clientWidth)")
     assert page.evaluate(CONTRAST) >= 4.5

@@ -72,11 +72,6 @@ def items(entries: Sequence[object]) -> Raw:
     return Raw("\n" + element("ul", *(element("li", entry) for entry in entries)))
 
 
-def fold(summary: object, *content: object) -> Raw:
-    """What a reader opens at will; it is printed as it stands."""
-    return Raw("\n" + element("details", element("summary", summary), *content))
-
-
 def box(label: str, content: Raw) -> Raw:
     """Scrolls sideways by itself where it is too wide, by the keyboard too."""
     return Raw("\n" + element("div", content, class_="box", role="region", tabindex="0", aria_label=label))
