@@ -55,10 +55,24 @@ def to_markdown(frame: pd.DataFrame, metrics: Metrics, protocol: Protocol, *, na
                 grid(["arm", "seed", "clean, %", "robust, %"], seeds),
                 "## Made with",
                 "\n".join(f"- {line}" for line in sorted(set(map(_made_with, _all(metrics))))),
+                "The hours that each run took, added up, however many ran at a time and whatever else did:",
+                grid(["seed", "runs", "training, hours", "evaluation, hours"], _hours(_all(metrics))),
             ]
         )
         + "\n"
     )
+
+
+def _hours(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A line for each seed and, of several, one for all of them together."""
+    seeds = {str(run["seed"]): [one for one in runs if one["seed"] == run["seed"]] for run in runs}
+    groups = {**seeds, "all": runs} if len(seeds) > 1 else seeds
+    body = []
+    for name, group in groups.items():
+        training = sum(epoch["epoch_seconds"] for run in group for epoch in run["training"]["history"])
+        evaluation = sum(run["evaluation"]["seconds"] for run in group)
+        body.append([name, str(len(group)), f"{training / 3600:.2f}", f"{evaluation / 3600:.2f}"])
+    return body
 
 
 def settings(protocol: Protocol) -> str:

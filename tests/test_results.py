@@ -35,6 +35,7 @@ def metrics(arm: str, seed: int, robust: float) -> dict[str, Any]:
         "seed": seed,
         "clean": 97.0,
         "robust": robust,
+        "evaluation": {"seconds": 180.0},
         "training": {"cost": cost, "history": epochs, **made},
     }
 
@@ -113,6 +114,17 @@ def test_the_page_lists_every_seed_and_what_made_it(folder: Path) -> None:
         for seed, robust in zip((3, 5), values, strict=True):
             assert f"| {arm} | {seed} | 97.00 | {robust:.2f} |" in page
     assert "- a CPU, 2 threads, fp32, torch 2" in page
+
+
+def test_the_page_adds_up_the_hours_of_every_seed_and_of_all(folder: Path) -> None:
+    def hours(asked: params.Protocol) -> list[str]:
+        page = report.to_markdown(table(folder, asked).reset_index(), results.load(folder, asked), asked, name="digits")
+        return page.split("evaluation, hours |\n")[1].splitlines()[1:]
+
+    training = 62 * (1 + 2 + 1.5) / 3600  # clean, full and margin-50, each an epoch of a minute and two of a second
+    one = f"| {training:.2f} | 0.15 |"
+    assert hours(protocol()) == [f"| 3 | 3 {one}", f"| 5 | 3 {one}", f"| all | 6 | {2 * training:.2f} | 0.30 |"]
+    assert hours(protocol(seeds=[3])) == [f"| 3 | 3 {one}"]
 
 
 def page_of(runs: results.Metrics) -> str:
@@ -254,13 +266,16 @@ def test_what_the_readme_shows_is_in_the_files_it_names() -> None:
 
 
 def test_every_decimal_of_the_readmes_results_is_in_a_file_that_its_paragraph_links() -> None:
-    said = (ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+    page = (ROOT / "README.md").read_text()
+    said = page.split("\n## Results\n")[1].split("\n## ")[0]
+    said = re.sub(r"<!-- .+? -->.+?<!-- end -->", "", said, flags=re.DOTALL)
+    rows = [line for line in page.split("\n## The study on real data\n")[1].splitlines() if line.startswith("| `")]
     number = r"(?<![\w.])\d+\.\d+(?!\d)"
-    figures = 0
-    for paragraph in re.split(r"\n\n|\n(?=- )", re.sub(r"<!-- .+? -->.+?<!-- end -->", "", said, flags=re.DOTALL)):
+    figures = {}
+    for paragraph in [*re.split(r"\n\n|\n(?=- )", said), *rows]:
         linked = re.findall(r"\]\((results/[^)]+\.(?:md|csv|json))\)", paragraph)
         found = {figure for name in linked for figure in re.findall(number, (ROOT / name).read_text())}
-        named = {*re.findall(number, paragraph)}
-        assert not named - found, paragraph
-        figures += len(named)
-    assert figures > 5  # it has looked at the right section
+        figures[paragraph] = {*re.findall(number, paragraph)}
+        assert not figures[paragraph] - found, paragraph
+    assert sum(map(len, figures.values())) > 5  # it has looked at the right section
+    assert any(figures[row] for row in rows)
