@@ -55,6 +55,8 @@ RULES: list[tuple[str, str | None, str]] = [  # command, what is run instead, wh
     (r"python -m seladv\.lanes (mnist)", "dvc dag table-{0}", "hours; test_pipeline.py runs it on the digits"),
     (r"python -m benchmarks\.crosscheck .+", "python -c 'import benchmarks.crosscheck'",
      "the other libraries are installed apart; test_crosscheck.py"),
+    (r"python -m benchmarks\.autoattack .+", "python -c 'import benchmarks.autoattack'",
+     "hours; test_bench_autoattack.py runs it on the digits"),
     (r"python -m benchmarks\.attack_steps .+", "python -c 'import benchmarks.attack_steps'", "test_bench.py runs it"),
     (r"git (add|commit|checkout|clone) .+", None, ""),
     (r"cd .+", None, ""),
