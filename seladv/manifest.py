@@ -28,7 +28,7 @@ ABOUT: dict[str, Any] = {
     },
 }
 COMMENTS = {  # the first pattern that fits says what the file is
-    "results/bench/*": "speed beside other libraries, from `make bench`, not from a stage",
+    "results/bench/*": "from `benchmarks`, not from a stage",
     "results/timing/*": "epochs timed one after the other",
     "results/fidelity/*": "exact gradient matching and its proxies on one run's networks",
     "results/transfer/*": "every arm's adversarial examples tried on every other arm's network",
