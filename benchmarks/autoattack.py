@@ -11,15 +11,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
 from seladv import autoattack, checkpoint, data, params, paths, provenance, record
 from seladv.accuracy import percent
 from seladv.data import Images
 from seladv.outcomes import pack, unpack
 from seladv.params import Protocol
-
-CPU = torch.device("cpu")
 
 
 def left(study: Protocol, protocol: str, *, arm: str, seed: int, first: Images, root: Path) -> dict[str, Any]:
@@ -34,7 +30,7 @@ def left(study: Protocol, protocol: str, *, arm: str, seed: int, first: Images, 
         hits = unpack(known["outcomes"], known["examples"])[:examples]
     else:
         network = paths.network(root, protocol, arm=arm, seed=seed, which=study.headline)
-        model = record.load_model(network, study.model, device=CPU)
+        model = record.load_model(network, study.model, device=first.labels.device)
         hits = autoattack.autoattack(model, first, eps=study.eps, seed=seed).hits
     source = "evaluation" if evaluated else "here"
     return {"arm": arm, "seed": seed, "robust": percent(hits), "outcomes": pack(hits), "measured": source}
@@ -47,7 +43,7 @@ def main(protocol: str, examples: int, folder: Path) -> None:
     before: dict[str, Any] = json.loads(made.read_text()) if made.exists() else {"examples": examples, "runs": []}
     if before["examples"] != examples:
         raise SystemExit(f"{made} is of {before['examples']} images: remove it, or ask for as many")
-    test = data.load(root / "data" / f"{protocol}.safetensors", device=CPU)["test"]
+    test = data.load(root / "data" / f"{protocol}.safetensors", device=provenance.device())["test"]
     first = Images(*(part[:examples] for part in test))
     runs = {(run["arm"], run["seed"]): run for run in before["runs"]}
     for arm, seed in ((arm, seed) for arm in study.arms for seed in study.seeds):

@@ -32,14 +32,14 @@ def study(
 ) -> Path:
     """A checkout with two seeds of `full`: AutoAttack has met the first, and only the second one's network is there."""
     asked = yaml.safe_load((root / "params.yaml").read_text())
-    asked = {"mirror": None, "digits": asked["digits"] | {"arms": ["full"], "seeds": [0, 1]}}
+    asked = {"mirror": None, "digits": asked["digits"] | {"arms": ["full"], "seeds": [0, 1], "headline": "best"}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(asked))
     (tmp_path / "dvc.yaml").touch()
     parts = {f"{part}_{kind}": getattr(images, kind) for part, images in digits.items() for kind in images._fields}
     (tmp_path / "data").mkdir()
     save_file(parts, tmp_path / "data" / "digits.safetensors")
     model = {"model": "digits-cnn", "classes": 10}
-    checkpoint.write(tmp_path / "models" / "digits" / "full-1" / "last.safetensors", trained.state_dict(), model)
+    checkpoint.write(tmp_path / "models" / "digits" / "full-1" / "best.safetensors", trained.state_dict(), model)
     entry = {"examples": len(KNOWN), "outcomes": pack(torch.tensor(KNOWN))}
     for seed, attacks in enumerate(({"autoattack": entry}, {})):
         checkpoint.write_json(tmp_path / "results" / "metrics" / "digits" / f"full-{seed}.json", {"attacks": attacks})
