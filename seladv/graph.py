@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from seladv.attack import ascend
-from seladv.cost import Meter
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
@@ -51,12 +50,11 @@ class Graphed:
 
     Args:
         model: the network.
-        meter: told of the passes of every replay, which the network's hooks do not see.
         capture: see `cuda_graph`.
     """
 
-    def __init__(self, model: nn.Module, meter: Meter, *, capture: Capture = cuda_graph):
-        self.model, self.meter, self.capture = model, meter, capture
+    def __init__(self, model: nn.Module, *, capture: Capture = cuda_graph):
+        self.model, self.capture = model, capture
         self.captured: dict[Any, Captured] = {}
         self.seen: set[Any] = set()
         self.failed = False
@@ -67,12 +65,10 @@ class Graphed:
         number_format = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         key = (x.shape, x.stride(), number_format, step_size, steps)
         if model is self.model and key in self.captured:
-            self.meter.attacked(len(x) * steps)
             return self.captured[key](*inputs)
         plain = ascend(model, *inputs, step_size=step_size, steps=steps)
         if model is self.model and key in self.seen and not self.failed:
-            with self.meter.pause():
-                self._capture(key, inputs, plain, step_size=step_size, steps=steps)
+            self._capture(key, inputs, plain, step_size=step_size, steps=steps)
         self.seen.add(key)
         return plain
 

@@ -1,0 +1,63 @@
+"""The attacks of the evaluation, beside the protocol's own: single-step, noise, and PGD with restarts."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from seladv.attack import eval_mode, pgd
+from seladv.data.images import Images
+from seladv.training.monitor import Attack, correct
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient [B, C, H, W] of each image's cross-entropy to that image, the network in eval mode."""
+    x = x.detach().requires_grad_()
+    with eval_mode(model), torch.enable_grad():
+        loss = cross_entropy(model(x).float(), y, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, x)
+    return gradient
+
+
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
+    """One sign step of length `eps` from the image itself (Goodfellow et al. 2015), in [0, 1].
+
+    Args and shapes as for `seladv.attack.pgd`.
+    """
+    return (x + eps * input_gradient(model, x, y).sign()).clamp(0, 1)
+
+
+def sign_noise(x: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:
+    """`x` with every value moved by `eps` up or down at random, in [0, 1]: the largest noise that the ball allows."""
+    up = torch.empty_like(x).uniform_(-1, 1, generator=generator).sign()
+    return (x + eps * up).clamp(0, 1)
+
+
+def surviving(model: nn.Module, data: Images, alive: Tensor, attack: Attack) -> Tensor:
+    """Those of `alive` [N], bool, that `attack` leaves alive [N].
+
+    Only images that are still alive are attacked: for a per-example worst case that is exact, and cheaper.
+    """
+    index = alive.nonzero()[:, 0].to(data.labels.device)
+    if not len(index):
+        return alive.clone()
+    left = alive.clone()
+    left[alive] = correct(model, Images(data.images[index], data.labels[index]), attack=attack)
+    return left
+
+
+def worst_of(model: nn.Module, data: Images, alive: Tensor, attacks: Sequence[Attack]) -> Tensor:
+    """Those of `alive` [N] that survive every one of `attacks`, each run on the survivors of the ones before."""
+    for attack in attacks:
+        alive = surviving(model, data, alive, attack)
+    return alive
+
+
+def pgd_attack(*, eps: float, step_size: float, steps: int, generator: torch.Generator) -> Attack:
+    """PGD with these settings, as `correct` takes an attack; `generator` goes on from one batch to the next."""
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return pgd(model, x, y, eps=eps, step_size=step_size, steps=steps, generator=generator)
+
+    return attack

@@ -1,0 +1,101 @@
+"""params.yaml, read and checked: a wrong value stops here, before any work, with one line."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from seladv.study.places import StudyError
+from seladv.study.protocol import Augmentation, Evaluation, Folder, Protocol, Published
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "evaluate": Evaluation,
+    "paper": Published,
+    "augment": Augmentation,
+    "(folder)": Folder,
+}
+WORDS = {"too_short": "at least one is needed", "model_type": "a mapping of keys to values is needed"}
+
+
+class ParamsError(StudyError):
+    """params.yaml asks for something impossible; one line names the key, the value and what is allowed."""
+
+
+class Repeated(Exception):
+    """A key that stands twice in one mapping: its name, and both lines."""
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which a mapping has each key once, where YAML itself would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    raise Repeated(key.value, lines[key.value], line)
+                lines[key.value] = line
+        return super().construct_mapping(node, deep=deep)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in params.yaml, unchecked."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except Repeated as error:
+        key, first, second = error.args
+        raise ParamsError(f"{path}, line {second}: {key!r} stands there already in line {first}; keep one") from None
+    except OSError as error:
+        raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not content:
+        raise ParamsError(f"{path}: a section for at least one protocol is needed")
+    for name in content:
+        if not isinstance(name, str) or not name.isprintable():
+            raise ParamsError(f"{path}: {name!r} is no name for a protocol; allowed: printable text")
+    return content
+
+
+def load(path: Path, protocol: str, *, arm: str | None = None, seed: int | None = None) -> Protocol:
+    """One protocol of params.yaml; with `arm` or `seed`, for that one alone instead of the listed ones.
+
+    Raises:
+        ParamsError: the protocol is unknown, or its section, the arm or the seed is wrong; one line.
+    """
+    content = read(path)
+    if protocol not in content:
+        raise ParamsError(f"{path}: unknown protocol {protocol!r}; allowed: {', '.join(content)}")
+    section = content[protocol]
+    if isinstance(section, dict):
+        section |= {} if arm is None else {"arms": [arm]}
+        section |= {} if seed is None else {"seeds": [seed]}
+    try:
+        return Protocol.model_validate(section)
+    except ValidationError as error:
+        raise ParamsError(f"{path}: {_line(protocol, error)}") from None
+
+
+def check(path: Path) -> dict[str, Protocol]:
+    """Every protocol of params.yaml; raises as `load` does on the first that is wrong."""
+    return {name: load(path, name) for name in read(path)}
+
+
+def _line(protocol: str, error: ValidationError) -> str:
+    """The first mistake as `key = value: what is allowed`."""
+    first, *others = error.errors()
+    loc = [part for part in first["loc"] if not str(part).startswith("(")]
+    key = protocol + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    message = WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    message = message.replace("Input should be", "it should be")
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "missing":
+        return f"{key} is missing{more}"
+    if first["type"] == "extra_forbidden":
+        inside = next((section for key, section in SECTIONS.items() if key in first["loc"]), Protocol)
+        return f"{key} = {first['input']!r}: unknown key; allowed: {', '.join(inside.model_fields)}{more}"
+    if first["loc"] == () and first["type"] == "value_error":  # a check of several keys names them itself
+        return f"{protocol}.{message}{more}"
+    return f"{key} = {first['input']!r}: {message}{more}"

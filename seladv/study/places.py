@@ -1,0 +1,62 @@
+"""Where things are: the study's root, the same from a stage (which runs there) and from JupyterLab (in notebooks/)."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class StudyError(Exception):
+    """Something that the user can put right; the message, one line, says what, where and what to do."""
+
+
+def root() -> Path:
+    """The nearest folder, from the working directory upwards, that holds params.yaml and dvc.yaml.
+
+    Raises:
+        StudyError: the working directory is not inside a checkout of the study.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
+            return folder
+    raise StudyError(f"{here} is not inside the study: no folder above it holds params.yaml and dvc.yaml; go there")
+
+
+def network(root: Path, protocol: str, *, arm: str, seed: int, which: str = "last") -> Path:
+    """Where training left a run's network (`last`, `best` or `middle`), beside its run.json.
+
+    Raises:
+        StudyError: the run has not been trained, or has no such network.
+    """
+    path = root / "models" / protocol / f"{arm}-{seed}" / f"{which}.safetensors"
+    if not path.exists():
+        raise StudyError(f"{path} does not exist: run `dvc repro train-{protocol}@{arm}-{seed}` first")
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` in one move; a kill or a full disk leaves the former file as it was.
+
+    Raises:
+        StudyError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise StudyError(f"{path} could not be written ({error.strerror}); it is as it was before") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON that git can compare line by line; NaN is refused."""
+    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

@@ -1,0 +1,1 @@
+"""One run: a network trained with one arm and one seed."""
