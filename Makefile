@@ -4,20 +4,36 @@ SHELL := /bin/bash
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test status bench bench-peers lab lock clean
+# As many runs at a time as there are GPUs, each on its own, or else as cores, each on one thread. JOBS: another number.
+GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)
+JOBS ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),$(shell getconf _NPROCESSORS_ONLN))
+ON_A_GPU := $(if $(filter-out 0,$(GPUS)),CUDA_VISIBLE_DEVICES=$$(( SLOT % $(GPUS) )))
 
-# The runs first, as many at a time as there are cores; then what needs them all.
-demo: $(READY)
-	python -m seladv.lanes digits
-	dvc repro table-digits
-	dvc repro fidelity-digits
-	dvc repro --single-item claims
-	@cat results/digits.md
-	@echo "Verdicts on the paper's claims: $(CURDIR)/results/claims.md"
-	@echo "All results on one page: $(CURDIR)/results/report.html"
-	@echo "How well the proxies of gradient matching stand in for it: $(CURDIR)/results/fidelity/digits.md"
-	@echo "Figures: $(CURDIR)/results/figures/digits"
-	@echo "Executed notebooks: $(CURDIR)/runs/digits"
+.PHONY: demo test status bench bench-peers lab docs lock clean
+
+demo: table-digits
+
+# The stages of one run, several runs at a time. A run that fails does not stop the others; DVC skips what is done.
+runs-%: $(READY)
+	dvc repro check data-$*
+	dvc stage list --name-only --all | sed -n 's/^\(.*:\)\?train-$*@//p' | \
+	  xargs -P $(JOBS) --process-slot-var=SLOT -I{} bash -c '$(ON_A_GPU) \
+	  dvc --wait-for-lock repro --quiet --single-item --allow-missing $(call stage,train-$*@{}) $(call stage,evaluate-$*@{})'
+
+# A stage by its name; those of the GPU's protocols are in a pipeline file of their own.
+stage = $(if $(filter cifar10 cifar10-200,$*),gpu/dvc.yaml:$(1),$(1))
+
+table-%: runs-%
+	dvc repro --quiet --allow-missing $(call stage,table-$*)
+	@cat results/$*.md
+	@echo "Table: results/$*.csv. Figure: results/figures/$*. Executed notebooks, with all figures: runs/$*."
+
+# Runs that are missing, then what has been made by other code, parameters or inputs than those that are here now.
+status: $(READY)
+	@dvc repro --quiet check
+	@dvc status | awk '/^[^ \t]/ {stage = $$1} /modified:/ {stale[stage] = stale[stage] " " $$2} \
+	  /changed command/ {stale[stage] = stale[stage] " its command"} /new:/ {never[stage] = 1} \
+	  END {for (stage in stale) if (!(stage in never)) {print "stale: " stage stale[stage]; n++} if (!n) print "nothing is stale"}'
 
 test: $(READY)
 	ruff check .
@@ -25,14 +41,8 @@ test: $(READY)
 	mypy
 	pytest --numprocesses logical --dist loadfile
 
-# Which of the committed results belong to the code and the parameters as they are.
-status: $(READY)
-	@python -m seladv.status
-
-# A quarter of an hour on two cores that nothing else uses; the peers are left out where `make bench-peers` never ran.
-# KINETO_LOG_LEVEL=6: the profiler keeps its chatter to itself.
 bench: $(READY)
-	KINETO_LOG_LEVEL=6 python -m benchmarks results/bench
+	python -m benchmarks results/bench
 
 bench-peers: $(READY)
 	python -m pip install --quiet --require-hashes --no-deps --upgrade --target benchmarks/.peers \
@@ -43,7 +53,6 @@ lab: $(READY)
 	jupyter lab --ServerApp.ip=localhost notebooks/explore.ipynb $(LAB)
 
 # The reference page, out of the docstrings.
-.PHONY: docs
 docs: $(READY)
 	pdoc --docformat google --no-show-source --output-directory build/reference seladv
 	@echo "Reference: $(CURDIR)/build/reference/index.html"
