@@ -1,1 +1,1 @@
-"""How fast the attack, the scoring and the training loop are, beside what others run: `make bench`."""
+"""How fast the study's attack, training loop and exact gradient matching are beside other ways to the same result."""

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
-from seladv import data, params, paths, record
-from seladv.accuracy import correct, percent
-from seladv.attack import pgd
-from seladv.data import Images
-from seladv.modes import eval_mode
+from seladv.attack import eval_mode, pgd
+from seladv.data.images import Images, load
+from seladv.study import params, places
+from seladv.training.checkpoint import load_network
+from seladv.training.device import device
+from seladv.training.monitor import correct, percent
 
 Outcomes = dict[str, Tensor]  # library → which images are right under its PGD [N], bool
 
@@ -48,14 +49,13 @@ def outcomes(
 
 def main(protocol: str, arm: str, seed: int) -> None:
     """Print robust accuracy by library, and on how many images each judges otherwise than seladv."""
-    root = paths.root()
+    root = places.root()
     study = params.load(root / "params.yaml", protocol, arm=arm, seed=seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = record.load_model(paths.network(root, protocol, arm=arm, seed=seed), study.model, device=device)
-    test = data.load(root / "data" / f"{protocol}.safetensors", device=device)["test"]
+    model = load_network(places.network(root, protocol, arm=arm, seed=seed), study.model, device=device())
+    test = load(root / "data" / f"{protocol}.safetensors", device=device())["test"]
     few = Images(*(part[: min(MOST, study.evaluate.examples)] for part in test))
     settings = study.evaluate.model_dump(include={"step_size", "steps"})
-    found = outcomes(model, few, eps=study.eps, **settings, libraries=peers.NAMES)
+    found = outcomes(model, few, eps=study.eps, **settings, libraries=peers.ATTACKS)
     for name, hits in found.items():
         others = int((hits != found["seladv"]).sum())
         print(f"{protocol} {arm} {seed} {name:13} {percent(hits):6.2f} % of {len(hits)}, {others} judged otherwise")

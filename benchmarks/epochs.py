@@ -1,77 +1,81 @@
-"""Training epochs on random images, through the study's own loop."""
+"""A training epoch through the study's own loop beside a textbook loop: every image attacked, or half of each batch."""
 
-import statistics
-from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Adam, Optimizer
 
-from benchmarks import settings, timing
-from seladv import cost
-from seladv.data import Images
-from seladv.run import Run
-from seladv.train import train_epoch
+from benchmarks.attacks import default_layout, textbook, usual
+from benchmarks.contest import Calls, Case, Contest
+from seladv.data.images import Images, to_float
+from seladv.study import params
+from seladv.training import models
+from seladv.training.run import Run
+from seladv.training.train import train_epoch
 
-PHASES = ("scoring", "attack", "update")
-
-
-def new_run(arm: str, *, batches: int, device: torch.device, **changes: Any) -> Run:
-    """A run of `batches` batches an epoch on random images; `changes` go over the settings' TRAINING."""
-    training = settings.TRAINING | changes
-    generator = torch.Generator().manual_seed(0)
-    count = batches * training["batch_size"]
-    images = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator).to(device)
-    part = Images(images, torch.randint(10, (count,), generator=generator).to(device))
-    return Run(training, arm=arm, seed=0, data={"train": part, "heldout": part}, device=device)
+ROOT = Path(__file__).parents[1]
+ARMS = ("full", "margin-50")
 
 
-def epoch(run: Run) -> dict[str, Any]:
-    """Train one epoch; the passes, seconds by phase and `epoch_seconds` that the run itself booked."""
-    run.start_epoch()
-    train_epoch(run)
-    return run.spent
+def ours(case: Case, arm: str, *, batches: int, device: torch.device) -> Run:
+    """A run of the mnist protocol with the case's network, batch size and attack, on random images of ten classes."""
+    settings = params.load(ROOT / "params.yaml", "mnist").training()
+    settings |= {"model": case.model, "batch_size": case.batch, **case.attack}
+    count, generator = batches * case.batch, torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, *case.shape), dtype=torch.uint8, generator=generator)
+    data = Images(images.to(device), torch.arange(count, device=device) % 10)
+    return Run(settings, arm=arm, seed=0, data={"train": data, "heldout": data}, device=device)
 
 
-def interleave(runs: dict[str, Run], *, repetitions: int) -> dict[str, list[dict[str, Any]]]:
-    """What every run spent in each of its epochs, the runs taking turns; the first epoch warms up and is left out."""
-    spent: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
-    calls = {name: lambda name=name, run=run: spent[name].append(epoch(run)) for name, run in runs.items()}
-    timing.interleave(calls, repetitions=repetitions)
-    return {name: lines[1:] for name, lines in spent.items()}
+def textbook_epoch(
+    model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, *, batch: int, k: int, attack: dict[str, Any]
+) -> float:
+    """One epoch in fp32 as public repositories write it: attacks the `k` images of each batch with the least margin.
+
+    Args:
+        model: updated by `optimizer` once for each batch.
+        x, y: all images [N, C, H, W] in [0, 1] and their classes [N].
+        batch: images in a batch; with k = batch nothing is scored.
+        attack: see `attacks.textbook`.
+
+    Returns:
+        The loss of the last batch.
+    """
+    value = 0.0
+    for index in torch.randperm(len(y), device=y.device).split(batch):
+        images, labels = x[index], y[index]
+        model.eval()
+        if k < batch:
+            with torch.no_grad():
+                first, second = model(images).topk(2, dim=1).values.unbind(dim=1)
+            chosen = (first - second).argsort()[:k]
+            images[chosen] = textbook(model, images[chosen], labels[chosen], **attack)
+        else:
+            images = textbook(model, images, labels, **attack)
+        model.train()
+        loss = cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        value = loss.item()
+    return value
 
 
-def passes(line: dict[str, Any]) -> float:
-    """Counted passes of an epoch."""
-    return cost.total_passes(line["passes"])
-
-
-def phases(line: dict[str, Any]) -> float:
-    """Seconds of an epoch that the meter charged to a phase."""
-    return sum(line["seconds"][phase] for phase in PHASES)
-
-
-def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """An arm's epochs: seconds by phase and in whole, and the passes of one of them."""
-    seconds = {phase: timing.spread([line["seconds"][phase] for line in lines])._asdict() for phase in PHASES}
-    whole = timing.spread([line["epoch_seconds"] for line in lines])._asdict()
-    return {"epoch_seconds": whole, "seconds": seconds, "passes": passes(lines[0])}
-
-
-def growth(label: str, points: Iterable[tuple[float, list[float]]]) -> dict[str, Any]:
-    """Medians of repeated values [y] at each x, and the straight line through them with its R²."""
-    xs, ys = zip(*((x, timing.spread(values)) for x, values in points), strict=True)
-    medians = [y.median for y in ys]
-    line = statistics.linear_regression(xs, medians)
-    r2 = statistics.correlation(xs, medians) ** 2 if len(set(medians)) > 1 else 0.0
-    return {
-        "x": label, "points": [{"x": x, **y._asdict()} for x, y in zip(xs, ys, strict=True)],
-        "slope": line.slope, "intercept": line.intercept, "r2": r2,
-    }  # fmt: skip
-
-
-def step_growth(label: str, key: str, values: tuple[int, ...], *, device: torch.device) -> dict[str, Any]:
-    """Seconds of a training step of margin-50 against one of the training settings."""
-    batches = settings.GROWTH_BATCHES
-    runs = {str(v): new_run("margin-50", batches=batches, device=device, **{key: v}) for v in values}
-    spent = interleave(runs, repetitions=settings.EPOCH_REPETITIONS)
-    return growth(label, ((v, [line["epoch_seconds"] / batches for line in spent[str(v)]]) for v in values))
+def contest(case: Case, *, batches: int, device: torch.device) -> Contest:
+    """Milliseconds of an epoch for each of its `batches`; all contestants begin with the same weights."""
+    calls: Calls = {}
+    for arm in ARMS:
+        run = ours(case, arm, batches=batches, device=device)
+        model = usual(models.build(case.model, seed=0, device=device))
+        optimizer, k = Adam(model.parameters(), lr=run.settings["lr"]), run.arm.count(case.batch)
+        x, y = default_layout(to_float(run.train.images)), run.train.labels
+        calls[f"textbook, {arm}"] = partial(
+            textbook_epoch, model, optimizer, x, y, batch=case.batch, k=k, attack=case.attack
+        )
+        calls[f"seladv, {arm}"] = partial(train_epoch, run)
+    title = f"epoch: {case.model}, batch {case.batch}"
+    return Contest(title, "batch", batches, "seladv, full", calls, lambda results: {})

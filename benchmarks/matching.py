@@ -1,71 +1,104 @@
-"""Exact gradient matching beside other ways to the same cosines: time, peak memory, and how it grows with the batch."""
+"""Exact gradient matching beside other ways to the same scores, and beside one forward and backward pass."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cosine_similarity, cross_entropy
 
-from benchmarks import epochs, memory, scoring, settings, timing
-from benchmarks.scoring import EXACT, NAMES, OPACUS, PASSES
-from seladv import precision
+from benchmarks.attacks import default_layout, unlaid
+from benchmarks.contest import Case, Contest, sample
+from seladv.selection import gradmatch
+from seladv.training.device import autocast
 
-GROWING = (PASSES, EXACT)  # whose memory is measured against the batch size
-HEAVY = (OPACUS,)  # whose memory is measured at the batch of the contest alone
-
-
-class Matching(NamedTuple):
-    """What was measured on one network; a way that is not installed is in none of the three."""
-
-    where: str
-    times: timing.Times  # way → seconds of a batch, a value for each round
-    cosines: dict[str, Tensor]  # way → cosines [B]
-    peaks: dict[str, dict[int, float]]  # way → batch size → MiB
-    calls: dict[str, Callable[[], Tensor]]  # what was timed, by a name of its own among all contests
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for every way, whether it could be measured or not."""
-        return [self._row(name) for name in dict.fromkeys((*NAMES, *self.times))]
-
-    def _row(self, name: str) -> dict[str, Any]:
-        exact, own = self.cosines[EXACT], self.cosines.get(name)
-        return {
-            "where": self.where,
-            "row": name,
-            "seconds": timing.spread(self.times[name])._asdict() if name in self.times else None,
-            "peak_mib": self.peaks.get(name, {}).get(settings.MATCHING_BATCH),
-            "apart": None if own is None else (own - exact).abs().max().item(),
-        }
-
-    def growth(self) -> dict[str, dict[str, Any]]:
-        """Peak memory against the batch size, and the straight line, of those that were measured so."""
-        lines = {name: [(size, [mib]) for size, mib in self.peaks[name].items()] for name in GROWING}
-        return {name: epochs.growth("batch size", points) for name, points in lines.items()}
+PASSES, EXACT = "forward + backward", "gradmatch"
 
 
-def measure(case: settings.Case, *, device: torch.device, found: dict[str, Any]) -> Matching:
-    """All ways in turns on one network and one batch of random images, in fp32, which all of them can.
+def gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The mean loss's gradient to every weight, as an update computes it: the unit."""
+    return torch.autograd.grad(cross_entropy(model(x).float(), y), [*model.parameters()])
 
-    Exact matching and its unit are timed in the precision of training as well, where that is another.
 
-    Args:
-        case: the network.
-        device: where to run.
-        found: the peers' modules, see `peers.load`.
+def by_sample(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cosines [B] from the batch's mean gradient and then a backward pass for each sample."""
+
+    def flat(images: Tensor, labels: Tensor) -> Tensor:
+        return torch.cat([part.flatten() for part in gradient(model, images, labels)])
+
+    mean, samples = flat(x, y), zip(x.split(1), y.split(1), strict=True)
+    return torch.stack([cosine_similarity(flat(*sample), mean, dim=0) for sample in samples])
+
+
+def by_vmap(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cosines [B] from one gradient per sample, by torch.func."""
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(functional_call(model, weights, (image[None],)).float(), label[None])
+
+    return cosines(vmap(grad(loss), (None, 0, 0))(weights, x, y).values())
+
+
+def wrap(opacus: Any, model: nn.Module) -> Any:
+    """A copy of `model` with Opacus' hooks, which work in train mode alone, and without what they do not support.
+
+    That is channels last (its scores would be wrong), ReLU in place, and batch norm's parameters: frozen here, so that
+    Opacus computes less than the others.
     """
-    network, batch = case.name.partition(",")[0], settings.MATCHING_BATCH
-    where = f"{network}, batch {batch}"
-    model, x, y = scoring.sample(case, batch, device=device)
-    calls = scoring.calls(model, x, y, number_format="fp32", found=found)
-    if (trained := precision.resolve("auto", device)) != "fp32":
-        ours = scoring.calls(model, x, y, number_format=trained, found={})
-        calls |= {f"{name}, {trained}": ours[name] for name in GROWING}
-    times, results = timing.interleave(calls, repetitions=case.matchings)
-    cosines = {name: value.float().cpu() for name, value in results.items() if not name.startswith(PASSES)}
-    sizes = {name: settings.MATCHING_MEMORY_SIZES for name in GROWING} | {name: (batch,) for name in HEAVY}
-    peaks = {
-        name: {size: memory.measure("scoring", name, case.name, size, device) for size in sizes[name]}
-        for name in sizes
-        if name in calls
-    }
-    return Matching(where, times, cosines, peaks, {f"{where}: {name}": call for name, call in calls.items()})
+    model = unlaid(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval().requires_grad_(False)
+    return opacus.GradSampleModule(model, loss_reduction="sum", strict=False)
+
+
+def by_opacus(model: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Cosines [B] from one gradient per sample, by Opacus' hooks; `model` comes from `wrap`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Full backward hook is firing")  # the first layer's, whose input needs none
+        cross_entropy(model(default_layout(x)).float(), y, reduction="sum").backward()
+    found = cosines(weight.grad_sample for weight in model.parameters() if weight.requires_grad)
+    model.zero_grad()  # also drops the samples' gradients
+    return found
+
+
+def cosines(gradients: Iterable[Tensor]) -> Tensor:
+    """Cosine [B] of each sample's gradient with their mean; gradients [B, ...] by parameter, none copied."""
+    sums: Any = (0.0, 0.0, 0.0)
+    for part in gradients:
+        rows = part.detach().flatten(1)
+        mean = rows.mean(dim=0)
+        sums = [s + more for s, more in zip(sums, (rows @ mean, rows.norm(dim=1) ** 2, mean.norm() ** 2), strict=True)]
+    dots, squares, whole = sums
+    return dots / (squares * whole).sqrt()
+
+
+def contest(case: Case, *, precision: str, device: torch.device, found: dict[str, Any]) -> Contest:
+    """Milliseconds of scoring a batch; the check is how far any cosine is from gradmatch's.
+
+    All ways can do fp32; in bf16 gradmatch is alone, since vmap's batch norm fails there. `found`: see `peers.load`.
+    """
+    model, x, y = sample(case, device)
+    ways: dict[str, Callable[..., Any]] = {PASSES: gradient, EXACT: gradmatch.cosine}
+    if precision == "fp32":
+        ways |= {"vmap(grad)": by_vmap, "a backward pass per sample": by_sample}
+    networks = dict.fromkeys(ways, model)
+    if precision == "fp32" and "opacus" in found:
+        ways["opacus"], networks["opacus"] = by_opacus, wrap(found["opacus"], model)
+
+    def call(name: str) -> Any:
+        with autocast(precision, device):
+            return ways[name](networks[name], x, y)
+
+    def apart(results: dict[str, Any]) -> dict[str, float]:
+        scores = {name: score for name, score in results.items() if name != PASSES}
+        return {name: (score - scores[EXACT]).abs().max().item() for name, score in scores.items()}
+
+    title = f"exact matching: {case.model}, batch {case.batch}, {precision}"
+    return Contest(title, "batch", 1, PASSES, {name: partial(call, name) for name in ways}, apart)

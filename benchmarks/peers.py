@@ -3,33 +3,27 @@
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / ".peers"
-NAMES = ("torchattacks", "foolbox")  # for their PGD
-GRADIENTS = ("opacus",)  # for their per-sample gradients
+ATTACKS = ("torchattacks", "foolbox")  # for their PGD
+GRADIENTS = ("opacus",)  # for its gradients per sample
 
 
-def load(names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The modules of `names`, by default of all peers; one line is printed for each that is missing."""
+def load(names: Sequence[str] = (*ATTACKS, *GRADIENTS)) -> dict[str, Any]:
+    """The modules of `names`; one line is printed for each that is missing."""
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))  # last: nothing in there can stand in for a package of the study
     found = {}
-    for name in (*NAMES, *GRADIENTS) if names is None else names:
+    for name in names:
         try:
             found[name] = importlib.import_module(name)
         except ImportError as error:
             print(f"{name} is left out, `make bench-peers` installs it ({error})", flush=True)
     return found
-
-
-def versions(found: dict[str, Any]) -> dict[str, str]:
-    """Which releases were measured."""
-    return {name: version(name) for name in found}
 
 
 def attacks(

@@ -12,11 +12,13 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from seladv import checkpoint
-from seladv.accuracy import percent
-from seladv.autoattack import autoattack
-from seladv.data import Images
-from seladv.outcomes import pack, unpack
+from seladv.data.images import Images
+from seladv.evaluation.autoattack import autoattack
+from seladv.evaluation.outcomes import pack, unpack
+from seladv.study import places
+from seladv.study.places import StudyError
+from seladv.training import checkpoint
+from seladv.training.monitor import percent
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmark is no part of the installed package
 
@@ -42,7 +44,7 @@ def study(
     checkpoint.write(tmp_path / "models" / "digits" / "full-1" / "best.safetensors", trained.state_dict(), model)
     entry = {"examples": len(KNOWN), "outcomes": pack(torch.tensor(KNOWN))}
     for seed, attacks in enumerate(({"autoattack": entry}, {})):
-        checkpoint.write_json(tmp_path / "results" / "metrics" / "digits" / f"full-{seed}.json", {"attacks": attacks})
+        places.write_json(tmp_path / "results" / "metrics" / "digits" / f"full-{seed}.json", {"attacks": attacks})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,7 +55,7 @@ def measured(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_what_the_evaluation_has_is_taken_from_it_and_the_rest_is_attacked(
+def test_only_what_is_missing_is_attacked_and_only_once(
     study: Path, digits: dict[str, Images], trained: nn.Module
 ) -> None:
     found = measured(study)
@@ -63,18 +65,14 @@ def test_what_the_evaluation_has_is_taken_from_it_and_the_rest_is_attacked(
     assert [unpack(run["outcomes"], EXAMPLES).tolist() for run in found["runs"]] == [hits.tolist() for hits in expected]
     assert [run["robust"] for run in found["runs"]] == [percent(hits) for hits in expected]
     assert found["mean over seeds"] == {"full": round(sum(map(percent, expected)) / 2, 2)}
-
-
-def test_what_is_done_is_not_done_again_and_another_number_of_images_is_refused(study: Path) -> None:
-    before = measured(study)["runs"]
     shutil.rmtree(study / "models")
-    assert measured(study)["runs"] == before
+    assert measured(study)["runs"] == found["runs"]
     with pytest.raises(SystemExit, match=f"autoattack-digits.json is of {EXAMPLES} images: remove it"):
         main("digits", EXAMPLES + 1, study)
 
 
 def test_a_network_that_is_not_there_is_named(study: Path) -> None:
     shutil.rmtree(study / "models")
-    with pytest.raises(FileNotFoundError, match="run `dvc repro train-digits@full-1` first"):
+    with pytest.raises(StudyError, match="run `dvc repro train-digits@full-1` first"):
         main("digits", EXAMPLES, study)
     assert [run["seed"] for run in json.loads((study / "autoattack-digits.json").read_text())["runs"]] == [0]
