@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seladv import data, params, sources
-from seladv.data import Images
-from seladv.train import train
+from seladv.data import images, sources
+from seladv.data.images import Images
+from seladv.study import params
+from seladv.training.train import train
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"train": 150, "heldout": 20, "test": 40}  # 150: the last of the batches of 32 is a partial one
 
 Network = Callable[..., nn.Module]
 
-# For the stages that tests start: several tests share the machine, and two threads for each would wait for one another.
+# Stages that tests start use one thread each, because several tests share the machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 hypothesis.settings.register_profile("seladv", deadline=None, max_examples=30, derandomize=True)
@@ -28,7 +29,7 @@ hypothesis.settings.load_profile("seladv")
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """The networks are so small that a second thread would only be waited for."""
+    """One thread: the networks are too small for two."""
     torch.set_num_threads(1)
 
 
@@ -41,7 +42,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def digits() -> dict[str, Images]:
     """The first images of each part of the digits, as the data stage splits them."""
-    parts = data.split(sources.raw("digits", root=Path("not needed"), mirror=None), holdout=100)
+    parts = images.split(sources.raw("digits", root=Path("not needed"), mirror=None), holdout=100)
     return {part: Images(parts[f"{part}_images"][:n], parts[f"{part}_labels"][:n]) for part, n in SIZES.items()}
 
 
@@ -76,12 +77,12 @@ class Broken(nn.Sequential):
 
 @pytest.fixture
 def broken(network: Network) -> nn.Module:
-    """Fails when it is run; to be given where nothing should run, or where a failure should do no harm."""
+    """Fails when it is run."""
     return Broken(*network().children())
 
 
 def quick() -> dict[str, Any]:
-    """The digits' settings of params.yaml, with fewer epochs and steps, and in a precision that every machine has."""
+    """The digits' settings of params.yaml, with fewer epochs and steps, in full precision."""
     less = {"epochs": 2, "steps": 2, "batch_size": 32, "precision": "fp32"}
     return params.load(ROOT / "params.yaml", "digits").training() | less
 
@@ -94,6 +95,6 @@ def settings() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def trained(digits: dict[str, Images]) -> nn.Module:
-    """A network that has learnt something."""
+    """A network after six epochs of ordinary training."""
     settings = quick() | {"epochs": 6, "steps": 1}
     return train(settings, arm="clean", seed=0, data=digits, device=torch.device("cpu")).model

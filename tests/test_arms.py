@@ -1,4 +1,4 @@
-"""An arm's name, and how many and which samples it attacks."""
+"""An arm's name, how many samples it attacks, and which."""
 
 from fractions import Fraction
 from math import floor
@@ -10,20 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from seladv.arms import Arm, parse
-from seladv.data import Images
-from seladv.run import Run
-from seladv.seeds import stream
+from seladv.data.images import Images, stream
 from seladv.selection import SELECTORS
+from seladv.study.arms import Arm, parse
+from seladv.training.run import Run
 
 
 @pytest.mark.parametrize("criterion", SELECTORS)
-def test_a_criterion_with_a_whole_percentage_is_an_arm(criterion: str) -> None:
+def test_criterion_and_percent(criterion: str) -> None:
     for percent in range(1, 101):
         assert parse(f"{criterion}-{percent}") == Arm(criterion, percent)
 
 
-def test_clean_attacks_nothing_and_full_everything() -> None:
+def test_clean_and_full() -> None:
     assert parse("clean").count(64) == 0
     assert parse("full").count(64) == 64
 
@@ -36,7 +35,7 @@ def test_clean_attacks_nothing_and_full_everything() -> None:
      "margin-50-frozen-whole", "margin-50-whole-whole", "margin-stale-50", "random-50-stale", "gradmatch-50-stale",
      "as-coded-margin-25", "as-coded-random", "margin-50-", "full-k20-", "nfgsm-50"],
 )  # fmt: skip
-def test_any_other_name_is_refused_with_one_line_that_says_what_is_allowed(name: str) -> None:
+def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"^an arm is clean, full, .*random, margin, gradmatch.*1 to 100, then any of -stale.*$"
     ):
@@ -44,7 +43,7 @@ def test_any_other_name_is_refused_with_one_line_that_says_what_is_allowed(name:
 
 
 @given(batch=st.integers(0, 10_000), percent=st.integers(1, 100))
-def test_the_count_is_the_share_of_the_batch_rounded_down(batch: int, percent: int) -> None:
+def test_count_is_rounded_down(batch: int, percent: int) -> None:
     assert parse(f"margin-{percent}").count(batch) == floor(Fraction(percent, 100) * batch)
 
 
@@ -60,11 +59,11 @@ SETTINGS = {"eps": 0.3, "step_size": 0.01, "steps": 40}
      ("fgsm", {"eps": 0.3, "step_size": 0.375, "start": 0.3, "steps": 1}),
      ("nfgsm", {"eps": 0.9, "step_size": 0.3, "start": 0.6, "steps": 1})],
 )  # fmt: skip
-def test_an_arm_attacks_with_the_steps_that_its_name_says(name: str, expected: dict[str, float]) -> None:
+def test_attack_of_an_arm(name: str, expected: dict[str, float]) -> None:
     assert parse(name).attack(SETTINGS) == pytest.approx(expected)
 
 
-def test_what_the_authors_coded_is_the_sum_of_its_switches() -> None:
+def test_bundles() -> None:
     assert parse("as-coded-margin") == parse("margin-sampled-25-whole-warmup-frozen")
     assert parse("as-coded-gradmatch") == parse("el2n-sampled-25-whole-warmup-frozen")
     assert parse("as-coded-margin") == Arm("margin-sampled", 25, ("whole", "warmup", "frozen"))
@@ -82,7 +81,7 @@ def run_of(name: str, settings: dict[str, Any], digits: dict[str, Images], netwo
 
 
 @pytest.mark.parametrize(("name", "count"), [("clean", 0), ("full", 24), ("margin-100", 24), ("gradmatch-3", 0)])
-def test_all_or_none_are_chosen_without_running_the_network(
+def test_all_or_none_without_scoring(
     broken: nn.Module, settings: dict[str, Any], digits: dict[str, Images], name: str, count: int
 ) -> None:
     index = torch.arange(24)
@@ -91,7 +90,7 @@ def test_all_or_none_are_chosen_without_running_the_network(
 
 
 @pytest.mark.parametrize("criterion", SELECTORS)
-def test_an_arm_chooses_what_its_selector_chooses(
+def test_arm_chooses_by_its_criterion(
     trained: nn.Module, settings: dict[str, Any], digits: dict[str, Images], criterion: str
 ) -> None:
     index = torch.arange(24)
@@ -101,9 +100,7 @@ def test_an_arm_chooses_what_its_selector_chooses(
     assert torch.equal(run.choose(index, x, y), expected)
 
 
-def test_a_warm_up_chooses_as_random_does_and_then_by_the_criterion(
-    trained: nn.Module, settings: dict[str, Any], digits: dict[str, Images]
-) -> None:
+def test_warm_up_is_random(trained: nn.Module, settings: dict[str, Any], digits: dict[str, Images]) -> None:
     index = torch.arange(24)
     x, y = digits["train"].batch(index)
     run = run_of("margin-50-warmup", settings | {"warmup_epochs": 2}, digits, trained)
@@ -113,9 +110,7 @@ def test_a_warm_up_chooses_as_random_does_and_then_by_the_criterion(
         assert torch.equal(run.choose(index, x, y), expected)
 
 
-def test_a_stale_score_is_the_one_that_the_last_visit_left(
-    broken: nn.Module, settings: dict[str, Any], digits: dict[str, Images]
-) -> None:
+def test_stale_scores(broken: nn.Module, settings: dict[str, Any], digits: dict[str, Images]) -> None:
     run = run_of("margin-50-stale", settings, digits, broken)
     index = torch.tensor([3, 1, 4, 15, 9, 2])
     margins = torch.tensor([0.5, 3.0, 0.1, 2.0, 9.0, 0.7])

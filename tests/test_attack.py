@@ -1,5 +1,6 @@
-"""PGD: within the ball and the image range, harmful, reproducible, and precise."""
+"""PGD stays within its bounds and does harm; attacking and scoring leave the network as it was."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seladv.attack import pgd
+from seladv.data.images import Images
+from seladv.selection import SELECTORS
+from seladv.training.monitor import correct
 
 ATTACK: dict[str, Any] = {"eps": 0.15, "step_size": 0.03, "steps": 5}
+Batch = tuple[Tensor, Tensor]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,7 +31,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     pixels=st.sampled_from(["black", "white", "black or white", "any"]),
     seed=st.integers(0, 9),
 )
-def test_never_leaves_the_ball_nor_the_image_range(
+def test_stays_in_ball_and_range(
     network: Network, eps: float, step_size: float, steps: int, pixels: str, seed: int
 ) -> None:
     x = torch.rand(4, 1, 8, 8, generator=seeded(seed))
@@ -40,7 +45,7 @@ def test_never_leaves_the_ball_nor_the_image_range(
     assert torch.equal(x, given_x)
 
 
-def test_hurts_more_than_noise_of_the_same_size(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_hurts_more_than_noise(trained: nn.Module, batch: Batch) -> None:
     x, y = batch
 
     def loss(images: Tensor) -> float:
@@ -51,7 +56,7 @@ def test_hurts_more_than_noise_of_the_same_size(trained: nn.Module, batch: tuple
     assert loss(attacked) > max(loss(noisy), loss(x))
 
 
-def test_finds_the_exact_worst_case_of_a_linear_network() -> None:
+def test_exact_on_linear_network() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     x, y = torch.rand(8, 1, 8, 8, generator=seeded()), torch.arange(8) % 2
     weight = model[1].weight.detach()
@@ -61,25 +66,25 @@ def test_finds_the_exact_worst_case_of_a_linear_network() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-def test_without_radius_gives_back_the_image(network: Network, batch: tuple[Tensor, Tensor], steps: int) -> None:
+def test_zero_radius_changes_nothing(network: Network, batch: Batch, steps: int) -> None:
     x, y = batch
     assert torch.equal(pgd(network(), x, y, eps=0, step_size=0.1, steps=steps), x)
 
 
-def test_without_steps_is_a_uniform_random_start(broken: nn.Module) -> None:
+def test_start_is_uniform(broken: nn.Module) -> None:
     x = torch.full((40, 1, 8, 8), 0.5)
     noise = pgd(broken, x, torch.zeros(40, dtype=torch.long), eps=0.1, step_size=1, steps=0, generator=seeded()) - x
     tenths = noise.histc(10, -0.1, 0.1) / noise.numel()
     assert (tenths - 0.1).abs().max() < 0.05
 
 
-def test_same_generator_same_attack_other_generator_another(network: Network, batch: tuple[Tensor, Tensor]) -> None:
+def test_reproducible(network: Network, batch: Batch) -> None:
     first, again, other = (pgd(network(), *batch, **ATTACK, generator=seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_one_image_is_attacked_alike_in_any_batch(network: Network, batch: tuple[Tensor, Tensor]) -> None:
+def test_batch_size_does_not_matter(network: Network, batch: Batch) -> None:
     x, y = batch
     settings = ATTACK | {"step_size": 0.5}  # two steps end on the surface of the ball, wherever they started
     together = pgd(network(), x, y, **settings, generator=seeded())
@@ -87,7 +92,7 @@ def test_one_image_is_attacked_alike_in_any_batch(network: Network, batch: tuple
     assert torch.equal(together[:1], alone)
 
 
-def test_gives_the_same_where_gradients_are_off(network: Network, batch: tuple[Tensor, Tensor]) -> None:
+def test_works_under_no_grad(network: Network, batch: Batch) -> None:
     usual = pgd(network(), *batch, **ATTACK, generator=seeded())
     with torch.no_grad():
         inside = pgd(network(), *batch, **ATTACK, generator=seeded())
@@ -95,9 +100,7 @@ def test_gives_the_same_where_gradients_are_off(network: Network, batch: tuple[T
     assert not usual.requires_grad
 
 
-def test_moves_images_in_float32_where_the_network_computes_in_bf16(
-    network: Network, batch: tuple[Tensor, Tensor]
-) -> None:
+def test_images_stay_float32_under_bf16(network: Network, batch: Batch) -> None:
     x, y = batch
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert network()(x).dtype == torch.bfloat16
@@ -107,20 +110,95 @@ def test_moves_images_in_float32_where_the_network_computes_in_bf16(
     assert not torch.equal(x_adv, x_adv.bfloat16().float())
 
 
-def test_nothing_to_attack_runs_nothing(broken: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_empty_batch(broken: nn.Module, batch: Batch) -> None:
     x, y = batch
     assert pgd(broken, x[:0], y[:0], **ATTACK).shape == (0, 1, 8, 8)
 
 
 @pytest.mark.parametrize("pixel", [1.01, -0.01, float("nan"), float("inf")])
-def test_images_outside_their_range_are_refused(broken: nn.Module, batch: tuple[Tensor, Tensor], pixel: float) -> None:
+def test_images_out_of_range_are_refused(broken: nn.Module, batch: Batch, pixel: float) -> None:
     x, y = batch[0].clone(), batch[1]
     x[3, 0, 2, 2] = pixel
     with pytest.raises(ValueError, match=r"^pgd: images must lie in \[0, 1\].*$"):
         pgd(broken, x, y, **ATTACK)
 
 
-@pytest.mark.parametrize("name", ["eps", "step_size", "steps"])
-def test_negative_settings_are_refused(broken: nn.Module, batch: tuple[Tensor, Tensor], name: str) -> None:
+@pytest.mark.parametrize("name", ["eps", "step_size", "steps", "start"])
+def test_negative_settings_are_refused(broken: nn.Module, batch: Batch, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^pgd: .*{name}=-1.*negative$"):
         pgd(broken, *batch, **ATTACK | {name: -1})
+
+
+# ---- the network is left as it was
+
+Use = Callable[[nn.Module, Tensor, Tensor], object]
+
+
+def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return pgd(model, x, y, eps=0.1, step_size=0.05, steps=2)
+
+
+def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return correct(model, Images((x * 255).to(torch.uint8), y), attack=attack)
+
+
+def select(name: str) -> Use:
+    return lambda model, x, y: SELECTORS[name](model, x, y, 5)
+
+
+USES: dict[str, Use] = {"attack": attack, "evaluate": evaluate, **{name: select(name) for name in SELECTORS}}
+RUNNING = {name: use for name, use in USES.items() if name != "random"}  # random does not run the network
+uses = pytest.mark.parametrize("use", USES.values(), ids=USES)
+running = pytest.mark.parametrize("use", RUNNING.values(), ids=RUNNING)
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+def half_frozen(model: nn.Module) -> nn.Module:
+    """In train mode, but for one layer that its owner keeps in eval mode."""
+    list(model.train().children())[1].eval()
+    return model
+
+
+@running
+def test_runs_in_eval_mode(use: Use, network: Network, batch: Batch) -> None:
+    model, seen = network(), []
+    model.register_forward_hook(lambda module, inputs, logits: seen.extend(modes(module)))
+    use(model, *batch)
+    assert seen
+    assert not any(seen)
+
+
+@uses
+def test_network_is_left_as_it_was(use: Use, network: Network, batch: Batch) -> None:
+    """Modes, weights, batch-norm statistics, gradients and hooks."""
+    model = half_frozen(network())
+    first, *others = model.parameters()
+    first.grad = torch.ones_like(first)
+    training, state = modes(model), {name: value.clone() for name, value in model.state_dict().items()}
+    use(model, *batch)
+    assert modes(model) == training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(first.grad, torch.ones_like(first))
+    assert all(weight.grad is None for weight in others)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_statistics_stay_in_train_mode(network: Network, batch: Batch) -> None:
+    """Batch norm itself is in train mode here, where a forward pass would move its statistics."""
+    for use in USES.values():
+        model = network().train()
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        use(model, *batch)
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@running
+def test_modes_are_restored_after_a_failure(use: Use, broken: nn.Module, batch: Batch) -> None:
+    model = half_frozen(broken)
+    before = modes(model)
+    with pytest.raises(RuntimeError, match="broken network"):
+        use(model, *batch)
+    assert modes(model) == before

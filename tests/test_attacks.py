@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seladv.accuracy import correct
-from seladv.attacks import fgsm, input_gradient, pgd_attack, sign_noise, surviving, worst_of
-from seladv.data import Images
+from seladv.data.images import Images
+from seladv.evaluation.attacks import fgsm, input_gradient, pgd_attack, sign_noise, surviving, worst_of
+from seladv.training.monitor import correct
 
 EPS = 0.15
 
@@ -16,7 +16,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_fgsm_steps_once_to_the_edge_uphill(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_fgsm(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     x, y = batch
     x_adv = fgsm(trained, x, y, eps=EPS)
     sign = input_gradient(trained, x, y).sign()
@@ -24,7 +24,7 @@ def test_fgsm_steps_once_to_the_edge_uphill(trained: nn.Module, batch: tuple[Ten
     assert cross_entropy(trained(x_adv), y) > cross_entropy(trained(x), y)
 
 
-def test_the_input_gradient_is_each_images_own(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_input_gradient(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     x, y = batch
     together, alone = input_gradient(trained, x, y)[:1], input_gradient(trained, x[:1], y[:1])
     torch.testing.assert_close(together, alone)
@@ -34,7 +34,7 @@ def test_the_input_gradient_is_each_images_own(trained: nn.Module, batch: tuple[
     torch.testing.assert_close(rise, alone.norm(), rtol=0.02, atol=1e-4)
 
 
-def test_noise_moves_every_value_by_eps_and_half_of_them_up() -> None:
+def test_noise() -> None:
     x = torch.full((40, 1, 8, 8), 0.5)
     moved = sign_noise(x, eps=0.1, generator=seeded()) - x
     torch.testing.assert_close(moved.abs(), torch.full_like(x, 0.1))
@@ -42,14 +42,14 @@ def test_noise_moves_every_value_by_eps_and_half_of_them_up() -> None:
 
 
 @pytest.mark.parametrize("pixel", [0.0, 1.0])
-def test_noise_and_fgsm_stay_in_the_image_range(trained: nn.Module, pixel: float) -> None:
+def test_image_range(trained: nn.Module, pixel: float) -> None:
     x = torch.full((4, 1, 8, 8), pixel)
     for x_adv in (sign_noise(x, eps=0.3, generator=seeded()), fgsm(trained, x, torch.arange(4), eps=0.3)):
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
 
 
-def test_only_survivors_are_attacked_and_the_lost_stay_lost(trained: nn.Module, digits: dict[str, Images]) -> None:
+def test_survivors(trained: nn.Module, digits: dict[str, Images]) -> None:
     seen: list[int] = []
 
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def test_only_survivors_are_attacked_and_the_lost_stay_lost(trained: nn.Module, 
     assert not seen
 
 
-def test_restarts_only_ever_lose_images(trained: nn.Module, digits: dict[str, Images]) -> None:
+def test_restarts(trained: nn.Module, digits: dict[str, Images]) -> None:
     data = digits["test"]
     alive = correct(trained, data)
     left = []
@@ -77,7 +77,7 @@ def test_restarts_only_ever_lose_images(trained: nn.Module, digits: dict[str, Im
     assert left[2].sum() < alive.sum()
 
 
-def test_the_worst_case_on_survivors_is_the_worst_case_on_all(trained: nn.Module, digits: dict[str, Images]) -> None:
+def test_worst_of(trained: nn.Module, digits: dict[str, Images]) -> None:
     data = digits["test"]
     attacks = [
         lambda m, x, y: fgsm(m, x, y, eps=0.1),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from seladv import data, sources
-from seladv.accuracy import correct, percent
-from seladv.data import Images
+from seladv.data import sources
+from seladv.data.images import Images, split
+from seladv.training.monitor import correct, percent
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmark is no part of the installed package
 
@@ -20,11 +20,11 @@ SETTINGS = {"eps": 0.15, "step_size": 0.03}
 @pytest.fixture(scope="module")
 def images() -> Images:
     """Many: one of them is less than 0.1 points."""
-    parts = data.split(sources.raw("digits", root=Path("not needed"), mirror=None), holdout=100)
+    parts = split(sources.raw("digits", root=Path("not needed"), mirror=None), holdout=100)
     return Images(parts["train_images"], parts["train_labels"])
 
 
-@pytest.mark.parametrize("library", peers.NAMES)
+@pytest.mark.parametrize("library", peers.ATTACKS)
 def test_the_same_examples_have_the_same_outcome(trained: nn.Module, images: Images, library: str) -> None:
     if library not in peers.load():
         pytest.skip(f"{library} is not installed: `make bench-peers`")

@@ -1,232 +1,148 @@
-"""Every command that README.md and docs/*.md show is run, in their order, in a clone whose digits train in a second.
+"""README.md and docs: every number is in a file linked beside it, links lead somewhere, commands exist."""
 
-A command is a line of a shell block, or a `code span` that begins with one of `PROGRAMS`. Each must match a rule below;
-the rule says what is run instead where the command itself is too long, needs a network, or never ends.
-"""
-
-import os
+import json
 import re
+import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import yaml
-from PIL import Image
-from test_pipeline import SMALL, Study
+
+from seladv.selection import CRITERIA
+from seladv.study import arms, params
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = {
-    "dvc",
-    "make",
-    "python",
-    "git",
-    "source",
-    "cd",
-    "pip",
-    "jupyter",
-    "papermill",
-    "pytest",
-    "pdoc",
-    "ruff",
-    "mypy",
-}
-
-RULES: list[tuple[str, str | None, str]] = [  # command, what is run instead, why
-    (r"source \.venv/bin/activate", None, ""),
-    (r"make demo", "make --old-file=.venv/.ready demo", "the environment is there already"),
-    (r"make (test|bench|bench-peers|lock)", "make --dry-run {0}", "this very run; ten minutes; a network"),
-    (r"make lab", "make --dry-run lab", "never ends; test_browser.py opens it"),
-    (r"make docs", "make --dry-run docs", "half a minute; test_reference.py runs pdoc"),
-    (r"make status", "make --old-file=.venv/.ready status", "the environment is there already"),
-    (r"(?:SELADV_MIRROR=\S+ )?dvc repro (\S+-(?:mnist|cifar10)\S*)", "dvc dag {0}", "hours; a dry run needs the data"),
-    (r"dvc repro (table-photos)", "dvc dag {0}", "a ResNet; test_folders.py trains one on a folder"),
-    (r"dvc repro", "dvc dag", "every protocol: days"),
-    (r"dvc repro (--\S+ )*\S+-(digits|photos)(@\S+)?", None, ""),
-    (r"dvc repro --single-item claims", None, ""),
-    (r"dvc (metrics|plots|exp|status|remote|push|pull|cache|config)( .+)?", None, ""),
-    (r"(OMP_NUM_THREADS=1 )?dvc queue (start|logs) .+", None, ""),
-    (r"dvc queue status", "while [[ $(dvc queue status) =~ Running|Queued ]]; do sleep 1; done; dvc queue status",
-     "the reader waits"),
-    (r"python -m seladv\.(manifest|status)", None, ""),
-    (r"python -m seladv\.lanes (mnist)", "dvc dag table-{0}", "hours; test_pipeline.py runs it on the digits"),
-    (r"python -m benchmarks\.crosscheck .+", "python -c 'import benchmarks.crosscheck'",
-     "the other libraries are installed apart; test_crosscheck.py"),
-    (r"python -m benchmarks\.autoattack .+", "python -c 'import benchmarks.autoattack'",
-     "hours; test_bench_autoattack.py runs it on the digits"),
-    (r"python -m benchmarks\.attack_steps .+", "python -c 'import benchmarks.attack_steps'", "test_bench.py runs it"),
-    (r"git (add|commit|checkout|clone) .+", None, ""),
-    (r"cd .+", None, ""),
-]  # fmt: skip
-EXPECTED = {  # what the output of a command's block must show
-    "make demo": r"Verdicts on the paper's claims",
-    "dvc metrics diff": r"margin-30\.robust",
-    "dvc plots diff": r"dvc_plots/index\.html",
-    "dvc metrics show": r"margin-30\.total_cost",
-    "dvc repro evaluate-digits@margin-50-0": r"didn't change|up to date",
-    "dvc repro --single-item --force evaluate-digits@margin-50-0": r"digits margin-50 seed 0: clean",
-    "dvc metrics diff HEAD ten-percent": r"margin-10\.robust",
-    "dvc queue status": r"(?s)Success.*Success",
-    "dvc metrics diff five-percent twenty-percent": r"margin-20\.robust",
-    "dvc push --with-deps table-digits": r"pushed",
-    "dvc status table-digits": r"up to date",
-    "dvc repro data-photos": r"test +\(50, 3, 64, 64\)",
-}
+NUMBER = r"(?<![\w.=])\d+\.\d+(?![\d.])"
+pages = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 
 
-class Step(NamedTuple):
-    """Commands that share a shell, with the heading that they stand under."""
-
-    page: str
-    section: str
-    commands: list[str]
+def links(page: Path, text: str) -> list[Path]:
+    found = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    return [(page.parent / link).resolve() for link in found]
 
 
-def is_command(text: str) -> bool:
-    words = [word for word in text.split() if not re.match(r"[A-Z_]+=", word)]
-    return bool(words) and words[0] in PROGRAMS
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def shell_lines(part: str) -> list[str]:
-    """The commands of a fenced block, without their comments; none where it is no shell block."""
-    language, _, body = part[3:-3].partition("\n")
-    lines = [re.sub(r"\s+# .*", "", line).strip() for line in body.splitlines() if line.strip()]
-    shell = language in ("sh", "bash") or (language == "" and lines and is_command(lines[0]))
-    return lines if shell else []
+@pages
+def test_links(page: Path) -> None:
+    assert [path for path in links(page, page.read_text()) if not path.exists()] == []
 
 
-def steps(page: Path) -> Iterator[Step]:
-    """The shell blocks of `page` and, where they show something else, its code spans, in its order."""
-    section = ""
-    parts = re.split(r"^(#+ .+|```(?s:.*?)^```)$", page.read_text().replace("<protocol>", "digits"), flags=re.MULTILINE)
-    seen = {line for part in parts if part.startswith("```") for line in shell_lines(part)}
-    for part in parts:
-        if part.startswith("#"):
-            section = part.lstrip("# ")
-        elif part.startswith("```"):
-            if lines := shell_lines(part):
-                yield Step(page.name, section, lines)
-        else:
-            for span in (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", part)):
-                if is_command(span) and span not in seen:
-                    seen.add(span)
-                    yield Step(page.name, section, [span])
+def paragraphs(page: Path, *sections: str) -> Iterator[str]:
+    """The paragraphs, list items and tables of some sections; of all where none is named."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for section in re.split(r"^## ", text, flags=re.MULTILINE):
+        if not sections or section.split("\n")[0] in sections:
+            yield from re.split(r"\n\n|\n(?=- )", section)
 
 
-STEPS = [step for page in PAGES for step in steps(page)]
+def known(paths: list[Path]) -> set[str]:
+    """The numbers in the files, as they are written there."""
+    texts = [path.read_text() for path in paths if path.suffix in (".md", ".csv", ".json")]
+    return {number for text in texts for number in re.findall(NUMBER, text)}
 
 
-def rule(command: str) -> str:
-    """What is run for `command`.
-
-    Raises:
-        LookupError: no rule covers it.
-    """
-    for pattern, instead, _ in RULES:
-        if match := re.fullmatch(pattern, command):
-            return command if instead is None else instead.format(*match.groups())
-    raise LookupError(f"no rule of test_docs.py covers `{command}`: add one")
-
-
-class Reader:
-    """Somebody who reads the pages, and does what they ask for between the commands."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "study").mkdir()
-        self.study = Study(folder / "study")
-        small = {**SMALL["evaluate"], "steps": 2}
-        small |= {name: 50 for name in ("examples", "strong", "fgsm", "noise", "square", "curves", "transfer")}
-        self.study.params(
-            evaluate=small, arms=[*SMALL["arms"], "gradmatch-50"]
-        )  # the demo looks at this one's networks
-        self.home = self.study.folder
-        (self.home / ".venv").symlink_to(sys.prefix)
-        with (self.home / ".git/info/exclude").open("a") as file:
-            file.write(".venv\nphotos\n")
-        self.places = {f"<{name}>": str(folder / name) for name in ("folder", "remote", "cache", "clone")}
-        self.shell("git config user.name t; git config user.email t@t; git commit -qam small")
-
-    def shell(self, script: str) -> str:
-        """The output of a script that must succeed."""
-        for place, value in self.places.items():
-            script = script.replace(place, value)
-        own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CI": "1", "OMP_NUM_THREADS": "1"}
-        own |= {"PYTHONPATH": str(self.home), "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t"}
-        env = {**os.environ, **own, "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
-        env.pop("PYTEST_CURRENT_TEST", None)
-        command = ["bash", "-euo", "pipefail", "-c", script]
-        done = subprocess.run(command, cwd=self.home, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.stdout + done.stderr
-
-    def adds_a_ratio(self) -> None:
-        self.shell("git add -A; git commit -qm 'what README makes'")
-        self.study.params(arms=[*SMALL["arms"], "margin-30"])
-
-    def adds_a_protocol(self) -> None:
-        """Both YAML blocks of the page as they stand, and images such as it asks for."""
-        params, stages = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/own-images.md").read_text(), flags=re.DOTALL)
-        for name, text in (("params.yaml", params), ("dvc.yaml", stages)):
-            with (self.home / name).open("a") as file:
-                file.write(f"\n{text}")
-        for part, count in (("train", 30), ("test", 25)):
-            for kind, colour in (("cat", (200, 90, 20)), ("dog", (20, 90, 200))):
-                (self.home / "photos" / part / kind).mkdir(parents=True)
-                for number in range(count):
-                    Image.new("RGB", (70, 66 + number), colour).save(
-                        self.home / "photos" / part / kind / f"{number}.png"
-                    )
+def test_findings_are_in_the_files() -> None:
+    page, checked = ROOT / "docs/findings.md", 0
+    for text in paragraphs(page):
+        numbers = set(re.findall(NUMBER, text)) - {"0.3"}  # eps of MNIST
+        files = links(page, text)
+        if "84.5 for `full`" in text:  # the paper's own figure
+            numbers.remove("84.5")
+        assert not numbers - known(files), text
+        checked += len(numbers)
+    assert checked > 40
 
 
-EDITS: dict[tuple[str, str], Callable[[Reader], None]] = {  # what the reader does before a section's first command
-    ("daily-work.md", "A new ratio"): Reader.adds_a_ratio,
-    ("own-images.md", "The study on your own images"): Reader.adds_a_protocol,
+def test_readme_numbers_are_in_the_files() -> None:
+    page = ROOT / "README.md"
+    answer = list(paragraphs(page, "Answer"))
+    table = next(text for text in answer if text.startswith("| data"))
+    results = {
+        "CIFAR-10": ["results/first/cifar10-small.md", "results/first/bench/autoattack-cifar10-small.json"],
+        "MNIST": ["results/first/mnist.md"],
+    }
+    rows = table.splitlines()[2:]
+    for row in rows:
+        name, arm, clean, pgd, auto, cost = (cell.strip() for cell in row.strip("|").split("|"))
+        arm = re.findall(r"`(.+?)`", arm)[0]
+        files = [ROOT / file for file in results[name]]
+        (line,) = (
+            line for line in files[0].read_text().splitlines() if re.match(rf"\| {arm}[ |]", line) and "±" in line
+        )
+        assert f"| {clean} | {pgd} |" in line
+        assert f"| {cost} |" in line
+        auto_of_seeds = json.loads(files[1].read_text())["mean over seeds"] if files[1:] else {}
+        assert f"| {auto} |" in line if name == "MNIST" else float(auto) == auto_of_seeds[arm], row
+    for text in answer:
+        if text != table:
+            assert not set(re.findall(NUMBER, text)) - known(links(page, text)), text
+    assert len(rows) == 7
+
+
+COMMANDS = {  # what a shell line may begin with → how its target is known to exist
+    r"(?:SELADV_MIRROR=\S+ )?make ([a-z-]+)": "make",
+    r"dvc repro (?:--\S+ )*([a-z0-9/.@-]+)": "stage",
+    r"(?:dvc|git|cd|source|pip|python -m venv) .+": "",
 }
 
 
-def test_every_command_has_a_rule_and_every_edit_and_expectation_a_place() -> None:
-    commands = {command for step in STEPS for command in step.commands}
-    assert [rule(command) for command in commands]
-    assert commands >= {*EXPECTED}
-    assert {(step.page, step.section) for step in STEPS} >= {*EDITS}
+def shell(page: Path) -> Iterator[str]:
+    for block in blocks(page, "sh"):
+        for line in block.splitlines():
+            if command := line.split("  #")[0].strip():
+                yield command.replace("<protocol>", "digits")
 
 
-def test_a_command_without_a_rule_is_refused() -> None:
-    with pytest.raises(LookupError, match="`dvc gc --workspace`"):
-        rule("dvc gc --workspace")
-    with pytest.raises(LookupError, match="`make coffee`"):
-        rule("make coffee")
+@pytest.fixture(scope="module")
+def stages() -> set[str]:
+    listed = subprocess.run(["dvc", "stage", "list", "--name-only", "--all"], cwd=ROOT, capture_output=True, text=True)
+    return {*listed.stdout.split(), "gpu/dvc.yaml"}
 
 
-def test_commands_are_found_in_blocks_and_in_spans(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# A\n`dvc one`\n\n```\nmake two  # why\nA=1 dvc three\n```\n## B\n`make\nfour`, `seladv`\n```python\nx\n```\n"
+@pages
+def test_commands_exist(page: Path, stages: set[str]) -> None:
+    for command in shell(page):
+        match, kind = next((m, kind) for form, kind in COMMANDS.items() if (m := re.fullmatch(form, command)))
+        if kind == "make":
+            target = match[1].replace("photos", "digits")
+            done = subprocess.run(
+                ["make", "-n", "-o", ".venv/.ready", target], cwd=ROOT, capture_output=True, text=True
+            )
+            assert done.returncode == 0, command
+        elif kind == "stage":
+            name = match[1].replace("photos", "digits")
+            assert name in stages, command
+
+
+def test_own_images_are_a_protocol(tmp_path: Path) -> None:
+    """The two blocks of docs/own-images.md, pasted as they stand."""
+    section, pipeline = blocks(ROOT / "docs/own-images.md", "yaml")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\n" + section)
+    assert params.check(tmp_path / "params.yaml")["photos"].arms == ["clean", "full", "random-50", "margin-50"]
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text().rstrip() + "\n\n" + pipeline)
+    subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
+    listed = subprocess.run(
+        ["dvc", "stage", "list", "--name-only"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert [(step.section, step.commands) for step in steps(page)] == [
-        ("A", ["dvc one"]), ("A", ["make two", "A=1 dvc three"]), ("B", ["make four"])
-    ]  # fmt: skip
+    assert {"data-photos", "train-photos@margin-50-0", "table-photos"} <= {*listed.stdout.split()}
 
 
-def test_the_pages_link_to_files_that_are_there() -> None:
-    for page in PAGES:
-        prose = re.sub(r"```(?s:.*?)```", "", page.read_text())
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_every_criterion_and_switch_is_listed() -> None:
+    page = (ROOT / "docs/arms.md").read_text()
+    assert [name for name in CRITERIA if f"`{name}-" not in page] == []
+    for name in re.findall(
+        r"`([a-z0-9]+(?:-[a-z0-9]+)*-\d+(?:-stale)?|clean|full|full-k20|n?fgsm|as-coded-\w+)`", page
+    ):
+        if name != "loss-50":
+            arms.parse(name)
 
 
-def test_the_pages_commands_do_what_they_say(tmp_path: Path) -> None:
-    reader, edited = Reader(tmp_path), set[tuple[str, str]]()
-    for step in STEPS:
-        here = (step.page, step.section)
-        if here in EDITS and here not in edited:
-            edited.add(here)
-            EDITS[here](reader)
-        output = reader.shell("\n".join(rule(command) for command in step.commands))
-        for command in step.commands:
-            assert re.search(EXPECTED.get(command, ""), output), f"{command}\n{output[-3000:]}"
-    photos = yaml.safe_load((reader.home / "params.yaml").read_text())["photos"]
-    assert photos["data"]["folder"] == "photos"
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150

@@ -1,8 +1,9 @@
-"""How a finished network is judged."""
+"""The evaluation of a finished network."""
 
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seladv import battery, params
-from seladv.accuracy import correct, percent
 from seladv.attack import pgd
-from seladv.data import Images
-from seladv.evaluate import checkpoints, evaluate
-from seladv.outcomes import unpack
-from seladv.params import Protocol
-from seladv.seeds import stream
+from seladv.data.images import Images, stream
+from seladv.evaluation import battery
+from seladv.evaluation.evaluate import checkpoints, evaluate
+from seladv.evaluation.outcomes import unpack
+from seladv.study import params
+from seladv.study.places import StudyError
+from seladv.study.protocol import Protocol
+from seladv.training.monitor import correct, percent
 
 
 @pytest.fixture
@@ -37,22 +39,19 @@ def untimed(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "attacks": attacks, "evaluation": {**result["evaluation"], "seconds": 0}}
 
 
-def test_an_attacked_network_is_right_less_often(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
-) -> None:
+def test_attacks_lower_accuracy(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     result = evaluate(trained, digits["test"], protocol, seed=0)
     assert 100 >= result["clean"] > result["robust"] >= 0
 
 
-def test_the_verdict_depends_on_network_images_protocol_and_seed_alone(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
-) -> None:
+def test_repeatable(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     first = evaluate(trained, digits["test"], protocol, seed=0)
+    assert json.loads(json.dumps(first, allow_nan=False)) == first
     torch.rand(5)
     assert untimed(evaluate(trained, digits["test"], protocol, seed=0)) == untimed(first)
 
 
-def test_only_the_first_examples_count(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
+def test_first_examples(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     mislabelled = digits["test"].labels.clone()
     mislabelled[30:] += 1
     other = Images(digits["test"].images, mislabelled)
@@ -60,41 +59,29 @@ def test_only_the_first_examples_count(trained: nn.Module, digits: dict[str, Ima
     assert untimed(first) == untimed(again)
 
 
-def test_an_image_that_only_the_attack_makes_right_is_not_robust(
+def test_wrong_images_stay_wrong(
     trained: nn.Module, digits: dict[str, Images], protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.no_grad():
         wrong = (trained(digits["test"].batch(torch.arange(40))[0]).argmax(dim=1) + 1) % 10
-    monkeypatch.setattr("seladv.attacks.pgd", lambda model, x, y, **settings: 1 - x)
+    monkeypatch.setattr("seladv.evaluation.attacks.pgd", lambda model, x, y, **settings: 1 - x)
     helped = correct(trained, Images(255 - digits["test"].images, wrong))
-    assert helped.any()  # the stand-in for an attack does make some right
+    assert helped.any()  # the stand-in for an attack makes some of them right
     result = evaluate(trained, Images(digits["test"].images, wrong), protocol, seed=0)
     assert (result["clean"], result["robust"]) == (0, 0)
 
 
-def test_more_examples_than_there_are_is_refused(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
-) -> None:
-    few = Images(*(part[:29] for part in digits["test"]))
-    with pytest.raises(ValueError, match=r"^evaluate\.examples = 30: the test set has 29$"):
-        evaluate(trained, few, protocol, seed=0)
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 250])
-def test_the_batch_size_does_not_change_the_verdict(
-    trained: nn.Module, digits: dict[str, Images], batch_size: int
-) -> None:
+def test_batch_size(trained: nn.Module, digits: dict[str, Images], batch_size: int) -> None:
     assert torch.equal(correct(trained, digits["test"], batch_size=batch_size), correct(trained, digits["test"]))
 
 
-def test_percent_is_the_share_of_the_true_ones() -> None:
+def test_percent() -> None:
     assert percent(torch.tensor([True, False, False, False])) == 25
 
 
-def test_the_papers_number_is_pgd_on_every_example_from_the_seeds_random_start(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
-) -> None:
-    # A large ball and a small step: which images are lost is up to the start.
+def test_pgd_of_the_paper(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
+    # A large ball and a small step: the random start decides which images are lost.
     random = changed(protocol, steps=1, step_size=0.01).model_copy(update={"eps": 0.5})
     data, generator = Images(*(part[:30] for part in digits["test"])), stream(5, "evaluation")
 
@@ -107,9 +94,7 @@ def test_the_papers_number_is_pgd_on_every_example_from_the_seeds_random_start(
     assert torch.equal(unpack(result["attacks"]["pgd"]["outcomes"], 30), expected)
 
 
-def test_outcomes_agree_with_the_percentages_and_the_worst_case_with_the_outcomes(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
-) -> None:
+def test_outcomes(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     result = evaluate(trained, digits["test"], protocol, seed=0)
     assert list(result["attacks"]) == ["clean", "pgd", "pgd-strong", "square", "fgsm", "noise"]
     counts = {"clean": 30, "pgd": 30, "pgd-strong": 8, "square": 8, "fgsm": 30, "noise": 24}
@@ -126,14 +111,10 @@ def test_outcomes_agree_with_the_percentages_and_the_worst_case_with_the_outcome
     assert result["clean"] == percent(hits["clean"])
 
 
-def test_the_metrics_are_json(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
-    result = evaluate(trained, digits["test"], protocol, seed=0)
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def test_autoattack_runs_for_its_seeds_and_joins_the_worst_case(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
+def test_autoattack_seeds(
+    trained: nn.Module, digits: dict[str, Images], protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(battery, "autoattack", partial(battery.autoattack, queries=500))  # to save time
     asked = changed(protocol, autoattack=4, autoattack_seeds=[1])
     assert "autoattack" not in evaluate(trained, digits["test"], asked, seed=0)["attacks"]
     result = evaluate(trained, digits["test"], asked, seed=1)
@@ -143,9 +124,7 @@ def test_autoattack_runs_for_its_seeds_and_joins_the_worst_case(
     assert not (unpack(result["worst_case"]["outcomes"], 4) & ~unpack(entry["outcomes"], 4)).any()
 
 
-def test_the_worst_case_counts_the_images_that_the_strongest_attack_saw(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
-) -> None:
+def test_worst_case_of_few_squares(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     result = evaluate(trained, digits["test"], changed(protocol, square=3), seed=0)
     assert result["worst_case"]["examples"] == 8  # those of the long PGD, as AutoAttack does not run
     worst, square, strong = (
@@ -160,7 +139,7 @@ def test_the_worst_case_counts_the_images_that_the_strongest_attack_saw(
     assert not (worst & ~strong).any()
 
 
-def test_an_evaluation_that_was_killed_goes_on_with_the_attack_it_was_at(
+def test_resume(
     trained: nn.Module, digits: dict[str, Images], protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = tmp_path / "state" / "attacks.json"
@@ -185,28 +164,24 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_attack_it_was_at(
     assert untimed(resumed) == untimed(whole)
 
 
-@pytest.mark.parametrize("name", ["strong", "noise", "curves"])
-def test_every_count_is_held_against_the_test_set(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol, name: str
-) -> None:
-    with pytest.raises(ValueError, match=rf"^evaluate\.{name} = 41: the test set has 40$"):
+@pytest.mark.parametrize("name", ["examples", "strong", "noise", "curves"])
+def test_too_few_test_images(trained: nn.Module, digits: dict[str, Images], protocol: Protocol, name: str) -> None:
+    with pytest.raises(StudyError, match=rf"^evaluate\.{name} = 41: the test set has 40$"):
         evaluate(trained, digits["test"], changed(protocol, **{name: 41}), seed=0)
 
 
-def test_every_network_of_a_run_is_judged_as_the_headline_would_be(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol
-) -> None:
+def test_checkpoints(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     protocol = protocol.model_copy(update={"headline": "last"})
     worse = copy.deepcopy(trained)
     with torch.no_grad():
         for weights in worse.parameters():
             weights.mul_(0.5)
     result = evaluate(worse, digits["test"], protocol, seed=0)
-    judged = {"clean": -1.0, "robust": -2.0}  # passed on, not measured again
-    networks = {"last": trained, "best": copy.deepcopy(trained), "average": worse}
-    several = checkpoints(networks, digits["test"], protocol, seed=0, headline=judged)
+    given = {"clean": -1.0, "robust": -2.0}  # copied, not measured again
+    networks = {"last": trained, "best": copy.deepcopy(trained), "middle": worse}
+    several = checkpoints(networks, digits["test"], protocol, seed=0, headline=given)
     assert several == {
-        "last": judged,
-        "best": judged,
-        "average": {name: pytest.approx(result[name]) for name in judged},
+        "last": given,
+        "best": given,
+        "middle": {name: pytest.approx(result[name]) for name in given},
     }

@@ -1,4 +1,4 @@
-"""A folder of one's own images: read as torchvision reads it, trained on without a line of code."""
+"""A folder of one's own images: reading it, training on it, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from seladv import data, folders, params
-from seladv.data import Images
-from seladv.files import DataError
-from seladv.params import Protocol
-from seladv.train import train
+from seladv.data import folders, images
+from seladv.data.files import DataError
+from seladv.data.images import Images
+from seladv.study import params
+from seladv.study.protocol import Protocol
+from seladv.training.train import train
 
 COLOURS = {"blue": (10, 20, 230), "red": (240, 30, 20), "yellow": (250, 240, 30)}
 
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_image_has_its_colour_size_and_class(folder: Path) -> None:
+def test_raw(folder: Path) -> None:
     raw = folders.raw(folder, size=16)
     assert raw["train_images"].shape == (24, 3, 16, 16)
     assert raw["test_images"].shape == (6, 3, 16, 16)
@@ -41,7 +42,7 @@ def test_every_image_has_its_colour_size_and_class(folder: Path) -> None:
         assert torch.equal(raw[f"{part}_images"][:, :, 8, 8].long(), colours[raw[f"{part}_labels"]])
 
 
-def test_the_middle_of_a_longer_side_is_kept_and_grey_becomes_colour(folder: Path) -> None:
+def test_centre_crop_of_grey(folder: Path) -> None:
     image = Image.new("L", (64, 32), 255)
     image.paste(0, (16, 0, 48, 32))
     image.save(folder / "test" / "blue" / "0.bmp")
@@ -54,10 +55,10 @@ def study(folder: Path, root: Path, **changes: Any) -> Protocol:
     return Protocol.model_validate(section)
 
 
-def test_it_trains_with_as_many_classes_as_there_are_folders(folder: Path, root: Path) -> None:
+def test_training(folder: Path, root: Path) -> None:
     protocol = study(folder, root)
-    raw: dict[str, Tensor] = data.split(folders.raw(folder, size=16), holdout=protocol.holdout)
-    parts = {part: Images(raw[f"{part}_images"], raw[f"{part}_labels"]) for part in data.PARTS}
+    raw: dict[str, Tensor] = images.split(folders.raw(folder, size=16), holdout=protocol.holdout)
+    parts = {part: Images(raw[f"{part}_images"], raw[f"{part}_labels"]) for part in images.PARTS}
     run = train(protocol.training(), arm="full", seed=0, data=parts, device=torch.device("cpu"))
     assert run.model(parts["test"].batch(torch.arange(2))[0]).shape == (2, 3)
 
@@ -80,7 +81,7 @@ def break_image(folder: Path) -> None:
      (break_classes, r"the same classes; green is"),
      (break_image, r"3\.png is not a whole image")],
 )  # fmt: skip
-def test_what_is_wrong_with_a_folder_is_said_in_one_line(folder: Path, breaking: Any, line: str) -> None:
+def test_broken_folder(folder: Path, breaking: Any, line: str) -> None:
     breaking(folder)
     with pytest.raises(DataError, match=rf"^[^\n]*{line}[^\n]*$"):
         folders.raw(folder, size=16)
@@ -93,7 +94,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(folder: Path, breaking:
      ({"data": "cifar100"}, "'digits', 'mnist' or 'cifar10'"),
      ({"model": "mnist-cnn"}, "does not fit the data; allowed: resnet18, resnet18-narrow")],
 )  # fmt: skip
-def test_a_wrong_section_is_named_in_one_line(tmp_path: Path, root: Path, changes: Any, line: str) -> None:
+def test_wrong_section(tmp_path: Path, root: Path, changes: Any, line: str) -> None:
     section = params.read(root / "params.yaml")["cifar10-small"] | {"data": {"folder": "x", "size": 16}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"own": section | changes}))
     with pytest.raises(params.ParamsError, match=rf"^[^\n]*{line}[^\n]*$"):

@@ -1,17 +1,18 @@
-"""The forecast: it counts every run that is left, disturbs nothing, and refuses politely."""
+"""The forecast counts every run that is left, changes no generator, and refuses with one line."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from seladv import forecast
-from seladv.data import Images
+from seladv.data.images import Images
+from seladv.study.places import StudyError
+from seladv.training import forecast
 
 CPU = torch.device("cpu")
 
 
-def test_hours_grow_with_epochs_and_passes(settings: dict[str, Any], digits: dict[str, Images]) -> None:
+def test_hours_grow_with_passes(settings: dict[str, Any], digits: dict[str, Images]) -> None:
     plan = ["clean", "full", "full", "margin-50"]
     clean, full, again, margin = forecast.hours(settings, plan, arm="margin-50", data=digits, device=CPU)
     assert full == again
@@ -22,14 +23,25 @@ def test_hours_grow_with_epochs_and_passes(settings: dict[str, Any], digits: dic
     )
 
 
-def test_no_generator_of_a_later_run_is_moved(settings: dict[str, Any], digits: dict[str, Images]) -> None:
+def test_hours_grow_with_epochs(
+    settings: dict[str, Any], digits: dict[str, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for epochs in (2, 6):
+        times = iter((0.0, 1.5))
+        monkeypatch.setattr(forecast.time, "monotonic", lambda times=times: next(times))
+        found += forecast.hours(settings | {"epochs": epochs}, ["full"], arm="full", data=digits, device=CPU)
+    assert found[1] == pytest.approx(3 * found[0])
+
+
+def test_generator_is_not_moved(settings: dict[str, Any], digits: dict[str, Images]) -> None:
     before = torch.get_rng_state()
     forecast.hours(settings, ["full"], arm="random-50", data=digits, device=CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_passes_the_limit_is_refused_with_one_line_and_what_does_not_is_told() -> None:
+def test_limit() -> None:
     line = forecast.check([1.0, 2.5], own=1.0, max_hours=4, protocol="digits")
     assert line == "digits: about 1 hours for this run, 3.5 for the 2 that are left to train"
-    with pytest.raises(RuntimeError, match=r"^digits: about .*, more than digits\.max_hours = 3 [^\n]*$"):
+    with pytest.raises(StudyError, match=r"^digits: about .*, more than digits\.max_hours = 3 [^\n]*$"):
         forecast.check([1.0, 2.5], own=1.0, max_hours=3, protocol="digits")

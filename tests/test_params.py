@@ -1,22 +1,24 @@
-"""params.yaml: what is right passes; what is wrong stops before any work, with one line that says how to go on."""
+"""params.yaml: how it is written, how it is read, and the one line for each mistake."""
 
+import difflib
 import re
-import subprocess
-import sys
 from collections.abc import Callable
+from itertools import pairwise
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
-from seladv import params
-from seladv.params import ParamsError
+from seladv.study import params
+from seladv.study.params import ParamsError
 
 NUMBER = "a number or a fraction such as 8/255 is allowed"
 NAMES = r"clean, full, full-k<steps>, .* or <criterion>-<percent>.* random, margin, gradmatch.* 1 to 100"
 ABSENT = object()
+ROOT = Path(__file__).parents[1]
 
 # key, wrong value, what the line must say is allowed
 WRONG: list[tuple[str, Any, str]] = [
@@ -32,8 +34,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.optimizer", "lion", "'adam' or 'sgd'"),
     ("digits.schedule", "cosine", "'constant' or 'one-cycle'"),
     ("digits.momentum", 1.0, "less than 1"),
-    ("digits.ema", -0.1, "greater than or equal to 0"),
-    ("digits.headline", "average", "needs ema above 0"),
+    ("digits.ema", 0.99, "unknown key; allowed: data"),
+    ("digits.headline", "average", "'last' or 'best'"),
     ("digits.max_hours", 0, "greater than 0"),
     ("digits.epochs", 5.0, "valid integer"),
     ("digits.epochs", True, "valid integer"),
@@ -85,20 +87,19 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.model", "mnist-cnn", "does not fit the data; allowed: digits-cnn"),
     ("digits.holdout", 719, "half of the 1437"),
     ("digits.evaluate.examples", 361, "there are 360 test images"),
-    ("mirror", 5, "the path of a folder, or null, is allowed"),
+    ("mirror", None, "a mapping of keys"),
 ]
 BROKEN = {  # whole files
     "empty": "",
     "not YAML": "digits: [1,\nmnist: }",
     "a list": "- digits",
-    "no protocol": "mirror: null",
     "code": "digits: !!python/object/apply:os.getcwd []",
 }
 
 
 @pytest.fixture
 def content(root: Path) -> dict[str, Any]:
-    """The committed params.yaml, to be spoilt."""
+    """The committed params.yaml, to be changed."""
     read: dict[str, Any] = yaml.safe_load((root / "params.yaml").read_text())
     return read
 
@@ -139,46 +140,72 @@ def line(path: Path) -> str:
     return message.removeprefix(str(path))
 
 
+# ---- how it is written
+
+
+def test_plain_yaml(root: Path) -> None:
+    """No anchors, aliases, merges or tags; only block lists and block maps, but for `{}`."""
+    tokens = [*yaml.scan((root / "params.yaml").read_text())]
+    for token, following in pairwise(tokens):
+        where = f"line {token.start_mark.line + 1}"
+        assert not isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken | yaml.DirectiveToken), where
+        assert not isinstance(token, yaml.FlowSequenceStartToken), where
+        assert not isinstance(token, yaml.ScalarToken) or token.value != "<<", where
+        if isinstance(token, yaml.FlowMappingStartToken):
+            assert isinstance(following, yaml.FlowMappingEndToken), where
+
+
+PROTOCOLS = list(params.read(ROOT / "params.yaml"))
+
+
+@pytest.mark.parametrize(
+    "key", ["digits.epochs", "digits.eps", "mnist.paper.full.clean", *(f"{name}.max_hours" for name in PROTOCOLS)]
+)
+def test_dvc_changes_one_line(root: Path, tmp_path: Path, key: str) -> None:
+    """`dvc exp run -S digits.epochs=3` writes params.yaml with this function of DVC."""
+    before, path = (root / "params.yaml").read_text(), tmp_path / "params.yaml"
+    path.write_text(before)
+    apply_overrides(path, [f"{key}=3"])
+    lines = difflib.unified_diff(before.splitlines(), path.read_text().splitlines(), n=0)
+    removed, added = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    last = key.rsplit(".", 1)[-1]
+    assert re.match(rf"- +{last}: ", removed)
+    assert re.match(rf"\+ +{last}: 3( |$)", added)
+    written = yaml.safe_load(path.read_text())
+    put(expected := yaml.safe_load(before), key, 3)
+    assert written == expected
+
+
 # ---- right
 
 
-def test_the_committed_file_is_right(root: Path) -> None:
+def test_committed_file(root: Path) -> None:
     assert {"digits", "mnist"} <= params.check(root / "params.yaml").keys()
 
 
 @pytest.mark.parametrize(("written", "read"), [("8/255", 8 / 255), ("0.03", 0.03), (1, 1.0), ("1e-3", 0.001)])
-def test_a_fraction_is_read_as_the_field_writes_it(
-    content: dict[str, Any], write: Callable[[object], Path], written: Any, read: float
-) -> None:
+def test_fractions(content: dict[str, Any], write: Callable[[object], Path], written: Any, read: float) -> None:
     put(content, "digits.eps", written)
     assert params.load(write(content), "digits").eps == read
 
 
-def test_one_arm_and_seed_take_the_place_of_the_listed_ones(root: Path) -> None:
+def test_one_arm_and_seed(root: Path) -> None:
     study = params.load(root / "params.yaml", "digits", arm="margin-7", seed=123)
     assert (study.arms, study.seeds) == (["margin-7"], [123])
 
 
-def test_training_depends_on_every_setting_but_what_chooses_and_judges_runs(root: Path) -> None:
+def test_training_settings(root: Path) -> None:
     study = params.load(root / "params.yaml", "digits")
     assert study.training().keys() == study.model_dump().keys() - {
         "arms", "seeds", "evaluate", "paper", "headline", "max_hours"
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("folder", [None, "/some/folder"])
-def test_the_mirror_is_a_folder_or_nothing(
-    content: dict[str, Any], write: Callable[[object], Path], folder: str | None
-) -> None:
-    put(content, "mirror", folder)
-    assert params.mirror(write(content)) == folder
-
-
 # ---- wrong
 
 
 @pytest.mark.parametrize(("key", "value", "allowed"), WRONG)
-def test_one_line_names_the_key_the_value_and_what_is_allowed(
+def test_wrong_value(
     content: dict[str, Any], write: Callable[[object], Path], key: str, value: Any, allowed: str
 ) -> None:
     put(content, key, value)
@@ -189,42 +216,41 @@ def test_one_line_names_the_key_the_value_and_what_is_allowed(
 
 
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
-def test_a_file_that_holds_no_protocol_is_refused(write: Callable[[object], Path], text: str) -> None:
+def test_wrong_file(write: Callable[[object], Path], text: str) -> None:
     assert re.search("is not YAML: |: a section for at least one protocol is needed", line(write(text)))
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     assert line(tmp_path / "params.yaml") == " cannot be read: No such file or directory"
 
 
-@pytest.mark.parametrize("name", ["digit", "mirror", ""])
-def test_an_unknown_protocol_is_refused_and_the_known_ones_are_named(root: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["digit", ""])
+def test_unknown_protocol(root: Path, name: str) -> None:
     with pytest.raises(ParamsError, match=rf"^\S+: unknown protocol '{name}'; allowed: digits, [^\n]*$"):
         params.load(root / "params.yaml", name)
 
 
 @pytest.mark.parametrize(("asked", "named"), [({"arm": "marjin-50"}, "marjin-50"), ({"seed": -1}, "-1")])
-def test_one_arm_and_seed_are_checked_like_the_listed_ones(root: Path, asked: dict[str, Any], named: str) -> None:
+def test_wrong_arm_or_seed(root: Path, asked: dict[str, Any], named: str) -> None:
     with pytest.raises(ParamsError, match=rf"^\S+: digits\.{next(iter(asked))}s.*{named}[^\n]*$"):
         params.load(root / "params.yaml", "digits", **asked)
 
 
-@pytest.mark.parametrize("text", ["digits: {}\nmnist: {}", "mirror: 1\nmnist: 1", "nothing"])
-def test_as_a_command_it_fails_with_that_one_line(write: Callable[[object], Path], text: str) -> None:
-    path = write(text)
-    done = subprocess.run([sys.executable, "-m", "seladv.params", path], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{path}{line(path)}\n"
-
-
-# ---- what Python or YAML would stumble over
+@pytest.mark.parametrize(
+    ("old", "new", "key"), [("  eps: 0.15", "  eps: 0.15\n  eps: 0.3", "eps"), ("\nmnist:", "\ndigits:", "digits")]
+)
+def test_repeated_key(root: Path, write: Callable[[object], Path], old: str, new: str, key: str) -> None:
+    text = (root / "params.yaml").read_text()
+    assert old in text
+    message = line(write(text.replace(old, new, 1)))
+    assert re.fullmatch(rf", line \d+: '{key}' stands there already in line \d+; keep one", message)
 
 
 @pytest.mark.parametrize(
     "text",
-    [b"digits: {eps: '1e400'}", b"mirror: caf\xe9", b"5: {}", b'"a\\nb": {}'],
+    [b"digits: {eps: '1e400'}", b"digits: caf\xe9", b"5: {}", b'"a\\nb": {}'],
     ids=["too large", "not UTF-8", "a number as a name", "a name of two lines"],
 )
-def test_these_too_are_one_line(tmp_path: Path, text: bytes) -> None:
+def test_odd_bytes(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "params.yaml").write_bytes(text)
     assert line(tmp_path / "params.yaml")

@@ -1,6 +1,8 @@
-"""Selectors: k different samples, the ones that score highest, however the network was left."""
+"""Selection: k different samples, those with the highest score, whatever mode the network is in."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,20 +13,27 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
-from seladv import gumbel
-from seladv.selection import CRITERIA, SELECTORS
+import seladv
+from seladv import attack, selection
+from seladv.selection import SCORES, SELECTORS, select
+from seladv.selection.topk import drawn
+from seladv.study import arms
 
 selectors = pytest.mark.parametrize("name", SELECTORS)
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(seed)
+    draw = seeded(seed)
     return torch.rand(count, 1, 8, 8, generator=draw), torch.randint(10, (count,), generator=draw)
 
 
 @selectors
 @given(count=st.integers(1, 12), seed=st.integers(0, 99))
-def test_any_k_gives_k_different_samples_of_the_batch(network: Network, name: str, count: int, seed: int) -> None:
+def test_any_k_gives_k_samples(network: Network, name: str, count: int, seed: int) -> None:
     for k in range(count + 1):
         chosen = SELECTORS[name](network(seed), *images(count, seed), k)
         assert chosen.dtype == torch.int64
@@ -34,30 +43,75 @@ def test_any_k_gives_k_different_samples_of_the_batch(network: Network, name: st
 
 @selectors
 @pytest.mark.parametrize("k", [-1, 6])
-def test_an_impossible_k_is_refused(broken: nn.Module, name: str, k: int) -> None:
+def test_impossible_k_is_refused(broken: nn.Module, name: str, k: int) -> None:
     with pytest.raises(ValueError, match=rf"^cannot select {k} of 5 samples: give a k from 0 to 5$"):
         SELECTORS[name](broken, *images(5, 0), k)
 
 
 @selectors
-def test_a_smaller_k_chooses_among_those_of_a_larger(network: Network, name: str) -> None:
-    few, more = (
-        SELECTORS[name](network(), *images(20, 0), k, generator=torch.Generator().manual_seed(0)) for k in (5, 9)
-    )
+def test_other_number_of_classes_is_refused(broken: nn.Module, name: str) -> None:
+    x, y = images(5, 0)
+    with pytest.raises(ValueError, match=r"^cannot select from 5 samples with 4 classes: "):
+        SELECTORS[name](broken, x, y[:4], 2)
+
+
+@selectors
+def test_select_by_name(network: Network, name: str) -> None:
+    model, (x, y) = network(), images(20, 0)
+    expected = SELECTORS[name](model, x, y, 7, generator=seeded())
+    assert torch.equal(select(model, x, y, 7, by=name, generator=seeded()), expected)
+
+
+def test_select_defaults_to_margin(network: Network) -> None:
+    model, (x, y) = network(), images(20, 0)
+    assert torch.equal(select(model, x, y, 7), SELECTORS["margin"](model, x, y, 7))
+
+
+def test_unknown_criterion_is_refused(broken: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"^select: unknown criterion 'marjin'; choose one of random, margin, "):
+        select(broken, *images(5, 0), 2, by="marjin")
+
+
+def test_every_list_of_criteria_is_the_same() -> None:
+    """`arms` reads the table from its text and does not import torch."""
+    assert arms.CRITERIA == selection.CRITERIA
+    assert list(SELECTORS) == list(SCORES) == list(selection.CRITERIA)
+    for name, (_, passes, of_logits) in selection.CRITERIA.items():
+        assert hasattr(SCORES[name], "function") == of_logits
+        assert passes == 1 or not of_logits
+
+
+# ---- the package's own names
+
+
+def test_package_exports() -> None:
+    assert (seladv.pgd, seladv.select, seladv.SELECTORS) == (attack.pgd, select, SELECTORS)
+    with pytest.raises(AttributeError, match=r"^module 'seladv' has no attribute 'pdg'$"):
+        _ = seladv.pdg
+
+
+@pytest.mark.parametrize("module", ["seladv", "seladv.study.check"])
+def test_import_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@selectors
+def test_smaller_k_is_a_prefix(network: Network, name: str) -> None:
+    few, more = (SELECTORS[name](network(), *images(20, 0), k, generator=seeded()) for k in (5, 9))
     assert torch.equal(few, more[:5])
 
 
 @selectors
-def test_the_mode_that_the_network_was_left_in_does_not_matter(network: Network, name: str) -> None:
+def test_mode_does_not_matter(network: Network, name: str) -> None:
     training, evaluating = (
-        SELECTORS[name](network().train(mode), *images(20, 0), 7, generator=torch.Generator().manual_seed(0))
-        for mode in (True, False)
+        SELECTORS[name](network().train(mode), *images(20, 0), 7, generator=seeded()) for mode in (True, False)
     )
     assert torch.equal(training, evaluating)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_margin_takes_the_samples_whose_two_best_logits_are_closest(network: Network, seed: int) -> None:
+def test_margin_takes_the_closest(network: Network, seed: int) -> None:
     model, (x, y) = network(seed).eval(), images(30, seed)
     margins = []
     for index, logits in enumerate(model(x).tolist()):
@@ -68,15 +122,15 @@ def test_margin_takes_the_samples_whose_two_best_logits_are_closest(network: Net
         assert SELECTORS["margin"](model, x, y, k).tolist() == closest[:k]
 
 
-def test_margin_does_not_look_at_the_classes(network: Network) -> None:
+def test_margin_ignores_classes(network: Network) -> None:
     x, y = images(20, 0)
     first, other = (SELECTORS["margin"](network(), x, classes, 7) for classes in (y, (y + 1) % 10))
     assert torch.equal(first, other)
 
 
-def test_random_takes_every_sample_about_equally_often(broken: nn.Module) -> None:
+def test_random_is_uniform(broken: nn.Module) -> None:
     count, k, draws = 24, 6, 2000
-    generator, (x, y) = torch.Generator().manual_seed(0), images(count, 0)
+    generator, (x, y) = seeded(), images(count, 0)
     taken = torch.zeros(count)
     for _ in range(draws):
         taken[SELECTORS["random"](broken, x, y, k, generator=generator)] += 1
@@ -85,10 +139,10 @@ def test_random_takes_every_sample_about_equally_often(broken: nn.Module) -> Non
     assert ((taken - draws * share).abs() < 5 * spread).all()
 
 
-def test_random_depends_on_its_generator_alone(broken: nn.Module, network: Network) -> None:
+def test_random_depends_on_its_generator(broken: nn.Module, network: Network) -> None:
     def draw(model: nn.Module, content: int, seed: int) -> list[int]:
         torch.manual_seed(content)
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         return SELECTORS["random"](model, *images(24, content), 12, generator=generator).tolist()
 
     assert draw(broken, content=0, seed=3) == draw(network(), content=1, seed=3)
@@ -96,7 +150,7 @@ def test_random_depends_on_its_generator_alone(broken: nn.Module, network: Netwo
 
 
 class Logits(nn.Module):
-    """Answers with the images themselves: [B, classes] are its logits."""
+    """The identity: its logits [B, classes] are its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +162,7 @@ class Logits(nn.Module):
 
 
 def draw_logits(count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(seed)
+    draw = seeded(seed)
     return 3 * torch.randn(count, 4, generator=draw), torch.randint(4, (count,), generator=draw)
 
 
@@ -118,7 +172,7 @@ def softmax(logits: list[float]) -> list[float]:
 
 
 def errors(logits: Tensor, y: Tensor) -> list[list[float]]:
-    """Softmax less one-hot, in plain numbers."""
+    """Softmax − one-hot, without torch."""
     return [
         [p - (c == label) for c, p in enumerate(softmax(z))]
         for z, label in zip(logits.tolist(), y.tolist(), strict=True)
@@ -127,16 +181,16 @@ def errors(logits: Tensor, y: Tensor) -> list[list[float]]:
 
 def scores(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
-        return CRITERIA[name].score(model, x, y, None)
+        return SCORES[name](model, x, y, None)
 
 
-def test_el2n_is_the_length_of_the_error() -> None:
+def test_el2n() -> None:
     x, y = draw_logits(20)
     expected = [math.hypot(*error) for error in errors(x, y)]
     assert scores("el2n", Logits(), x, y).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_gradmatch_logit_is_the_errors_cosine_with_their_mean() -> None:
+def test_gradmatch_logit() -> None:
     x, y = draw_logits(20)
     found = errors(x, y)
     mean = [sum(column) / len(found) for column in zip(*found, strict=True)]
@@ -144,7 +198,7 @@ def test_gradmatch_logit_is_the_errors_cosine_with_their_mean() -> None:
     assert scores("gradmatch-logit", Logits(), x, y).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_easy_is_margin_the_other_way_round(network: Network) -> None:
+def test_easy_reverses_margin(network: Network) -> None:
     model, (x, y) = network().eval(), images(30, 0)
     assert torch.equal(scores("easy", model, x, y), -scores("margin", model, x, y))
     order = (SELECTORS[name](model, x, y, 30).tolist() for name in ("easy", "margin"))
@@ -152,7 +206,7 @@ def test_easy_is_margin_the_other_way_round(network: Network) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_gradmatch_and_graddot_are_those_of_per_sample_gradients(network: Network, seed: int) -> None:
+def test_gradmatch_and_graddot(network: Network, seed: int) -> None:
     model, (x, y) = network(seed).double().eval(), images(12, seed)
     x = x.double()
 
@@ -174,7 +228,7 @@ def true_margin(logits: list[float], label: int) -> float:
 
 
 @pytest.mark.parametrize("name", ["margin-sampled", "el2n-sampled"])
-def test_sampling_is_a_draw_without_replacement_by_weight(name: str) -> None:
+def test_sampling_follows_weights(name: str) -> None:
     count, k, draws = 8, 3, 6000
     x, y = draw_logits(count)
     if name == "el2n-sampled":
@@ -182,7 +236,7 @@ def test_sampling_is_a_draw_without_replacement_by_weight(name: str) -> None:
     else:
         weights = [1 / true_margin(z, label) for z, label in zip(x.tolist(), y.tolist(), strict=True)]
     assert max(weights) > 2 * min(weights)  # a uniform draw would not pass
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     first, taken = torch.zeros(count), torch.zeros(count)
     for _ in range(draws):
         chosen = SELECTORS[name](Logits(), x, y, k, generator=generator)
@@ -191,37 +245,37 @@ def test_sampling_is_a_draw_without_replacement_by_weight(name: str) -> None:
     expected = torch.tensor(weights) / sum(weights)
     spread = (draws * expected * (1 - expected)).sqrt()
     assert ((first - draws * expected).abs() < 5 * spread).all()  # the first one is drawn by weight alone
-    many = torch.multinomial(expected.expand(draws, -1), k, generator=torch.Generator().manual_seed(2))
+    many = torch.multinomial(expected.expand(draws, -1), k, generator=seeded(2))
     reference = many.flatten().bincount(minlength=count)
     share = (taken + reference) / (2 * draws)
     assert ((taken - reference).abs() < 5 * (2 * draws * share * (1 - share)).sqrt()).all()
 
 
-def test_an_infinite_weight_is_drawn_for_sure_and_a_zero_weight_last() -> None:
+def test_infinite_and_zero_weights() -> None:
     log_weights = torch.tensor([0.0, math.inf, -math.inf, 1.0])
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     for _ in range(200):
-        order = gumbel.perturbed(log_weights, generator)
+        order = drawn(log_weights, generator)
         assert not order.isnan().any()
         assert order.argmax() == 1
         assert order.argmin() == 2
 
 
 @pytest.mark.parametrize("value", [0.0, 1 - 2**-24])
-def test_the_ends_of_the_uniform_draw_are_finite(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+def test_ends_of_the_draw_are_finite(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     monkeypatch.setattr(torch, "rand", lambda count, **_: torch.full((count,), value))
-    assert gumbel.perturbed(torch.zeros(3), None).isfinite().all()
+    assert drawn(torch.zeros(3), None).isfinite().all()
 
 
-def test_a_sample_on_the_boundary_is_drawn_first() -> None:
+def test_boundary_sample_is_drawn_first() -> None:
     x, y = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 3, 0, 0]]), torch.tensor([0, 1, 1])
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     assert {SELECTORS["margin-sampled"](Logits(), x, y, 1, generator=generator).item() for _ in range(50)} == {1}
 
 
 @selectors
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e30])
-def test_ties_and_broken_logits_still_give_k_samples(name: str, value: float) -> None:
+def test_ties_and_broken_logits(name: str, value: float) -> None:
     x, y = torch.full((6, 4), value), torch.tensor([0, 1, 2, 3, 0, 1])
-    chosen = SELECTORS[name](Logits(), x, y, 3, generator=torch.Generator().manual_seed(0))
+    chosen = SELECTORS[name](Logits(), x, y, 3, generator=seeded())
     assert chosen.unique().shape == (3,)

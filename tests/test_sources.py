@@ -1,4 +1,4 @@
-"""Raw data: any kind of source gives the same tensors; nothing altered is read or half-written kept."""
+"""Raw data: every kind of source gives the same tensors; an altered file is never read, a partial one never kept."""
 
 import errno
 import gzip
@@ -23,8 +23,9 @@ import pytest
 import torch
 from torchvision import datasets
 
-from seladv import sources
-from seladv.sources import DataError, raw
+from seladv.data import sources
+from seladv.data.files import DataError
+from seladv.data.sources import raw
 
 Files = dict[str, bytes]  # path in torchvision's layout → content
 NAMES = ("mnist", "cifar10")
@@ -37,7 +38,7 @@ def md5(content: bytes) -> str:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Files]:
-    """Made-up data sets in the real formats, published as it were: their md5s replace the real ones."""
+    """Made-up data sets in the real formats; their md5s replace the published ones."""
     draw = np.random.default_rng(0)
     mnist: Files = {}
     for split, n in (("train", 20), ("t10k", 10)):
@@ -62,7 +63,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Files]:
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever machine this runs on, a download is refused at once; `published` opens a host of its own."""
+    """A download is refused at once on every machine; `site` opens a host of its own."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -80,7 +81,7 @@ def tar(files: Files, path: Path, mode: str) -> None:
 
 
 def lay(files: Files, folder: Path, kind: str = "subfolders") -> Path:
-    """Writes the files the way `kind` says; `subfolders` is also how a prepared copy lies."""
+    """Writes the files as `kind` says; `subfolders` is also the layout of a prepared copy."""
     folder.mkdir(parents=True, exist_ok=True)
     if kind.startswith("tar."):
         tar(files, folder / f"data.{kind}", kind.removeprefix("tar."))
@@ -118,7 +119,7 @@ def offer(files: Files, site: Path) -> None:
 
 
 def vouch(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes what the host offers now the published files, in torchvision's eyes."""
+    """Makes torchvision take what the host offers now for the published files."""
     packed = {path.name: md5(path.read_bytes()) for path in sorted(site.iterdir())}
     monkeypatch.setattr(datasets.MNIST, "resources", list(packed.items()))
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", packed.get(datasets.CIFAR10.filename))
@@ -135,7 +136,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "site"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        # The default poll, half a second, is what each test would wait for the server to stop.
+        # The default poll is half a second, which each test would wait at its end.
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
@@ -157,7 +158,7 @@ def refused(*args: object, match: str | None = None, **kwargs: object) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_mirror_gives_the_published_data(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str) -> None:
+def test_mirror(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str) -> None:
     mirror, root = lay(tiny[name], tmp_path / "mirror", kind), tmp_path / "root"
     data = raw(name, root=root, mirror=mirror)
     assert everything(root) == set(tiny[name])
@@ -180,7 +181,7 @@ def test_any_mirror_gives_the_published_data(tiny: dict[str, Files], tmp_path: P
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_prepared_copy_is_used_untouched(tiny: dict[str, Files], tmp_path: Path, name: str) -> None:
+def test_prepared_copy(tiny: dict[str, Files], tmp_path: Path, name: str) -> None:
     root = lay(tiny[name], tmp_path)
     before = {path: os.stat(root / path).st_mtime_ns for path in tiny[name]}
     raw(name, root=root, mirror=None)
@@ -189,7 +190,7 @@ def test_a_prepared_copy_is_used_untouched(tiny: dict[str, Files], tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_what_is_missing_or_altered_is_fetched(tiny: dict[str, Files], tmp_path: Path, name: str) -> None:
+def test_missing_and_altered_files(tiny: dict[str, Files], tmp_path: Path, name: str) -> None:
     root = lay(tiny[name], tmp_path / "root")
     lost, altered, *kept = tiny[name]
     (root / lost).unlink()
@@ -201,7 +202,7 @@ def test_only_what_is_missing_or_altered_is_fetched(tiny: dict[str, Files], tmp_
     assert (root / altered).read_bytes() == tiny[name][altered]
 
 
-def test_a_processed_copy_of_old_is_not_trusted(tiny: dict[str, Files], tmp_path: Path) -> None:
+def test_processed_copy_is_not_read(tiny: dict[str, Files], tmp_path: Path) -> None:
     root = lay(tiny["mnist"], tmp_path)
     (root / "MNIST/processed").mkdir()
     for split in ("training", "test"):
@@ -232,18 +233,16 @@ def test_real_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["gz", "tar.gz", "tar.xz"])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-def test_a_truncated_source_is_named(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str, part: float) -> None:
+def test_truncated_source(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str, part: float) -> None:
     mirror, root = lay(tiny[name], tmp_path / "mirror", kind), tmp_path / "root"
     broken = sorted(mirror.iterdir())[0]
     broken.write_bytes(broken.read_bytes()[: int(part * broken.stat().st_size)])
     message = refused(name, root=root, mirror=mirror)
     assert str(broken) in message
-    assert everything(root) < set(tiny[name])  # whole files that came before may stay, no part of one
+    assert everything(root) < set(tiny[name])  # whole files may stay, partial ones may not
 
 
-def test_an_archive_that_breaks_off_between_two_members_is_not_taken_for_whole(
-    tiny: dict[str, Files], tmp_path: Path
-) -> None:
+def test_archive_cut_between_members(tiny: dict[str, Files], tmp_path: Path) -> None:
     archive = lay(tiny["cifar10"], tmp_path / "mirror", "tar.gz") / "data.tar.gz"
     packed = archive.read_bytes()
     with tarfile.open(archive) as opened:
@@ -259,9 +258,7 @@ def test_an_archive_that_breaks_off_between_two_members_is_not_taken_for_whole(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_altered_source_is_named_and_never_loaded(
-    tiny: dict[str, Files], tmp_path: Path, name: str, kind: str
-) -> None:
+def test_altered_source(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str) -> None:
     flag, path = tmp_path / "fired", list(tiny[name])[-1]
     mirror = lay({**tiny[name], path: bomb(flag)}, tmp_path / "mirror", kind)
     message = refused(name, root=tmp_path / "root", mirror=mirror, match="SELADV_MIRROR")
@@ -273,12 +270,12 @@ def test_an_altered_source_is_named_and_never_loaded(
 
 
 @pytest.mark.parametrize("path", ["data_batch_3", "test_batch", "batches.meta"])
-def test_an_altered_copy_is_never_loaded(tiny: dict[str, Files], tmp_path: Path, path: str) -> None:
+def test_altered_copy(tiny: dict[str, Files], tmp_path: Path, path: str) -> None:
     flag, root = tmp_path / "fired", lay(tiny["cifar10"], tmp_path / "root")
     altered = root / "cifar-10-batches-py" / path
     altered.write_bytes(bomb(flag))
     pickle.loads(bomb(tmp_path / "armed"))
-    assert (tmp_path / "armed").exists()  # the bomb works, so that it not firing below means something
+    assert (tmp_path / "armed").exists()  # the bomb works where it is loaded
     for mirror in (None, lay({}, tmp_path / "empty")):
         message = refused("cifar10", root=root, mirror=mirror, match="SELADV_MIRROR")
         assert f"{altered} has md5 {md5(bomb(flag))}" in message
@@ -287,13 +284,13 @@ def test_an_altered_copy_is_never_loaded(tiny: dict[str, Files], tmp_path: Path,
     assert not flag.exists()
 
 
-def test_a_good_copy_in_the_mirror_makes_up_for_a_bad_one(tiny: dict[str, Files], tmp_path: Path) -> None:
+def test_good_and_bad_copy(tiny: dict[str, Files], tmp_path: Path) -> None:
     mirror = lay(tiny["mnist"], tmp_path / "mirror", "tar.xz")
     lay({path: b"another data set's file of the same name" for path in tiny["mnist"]}, mirror, "plain")
     assert len(raw("mnist", root=tmp_path / "root", mirror=mirror)["test_images"]) == 10
 
 
-def test_archive_members_stay_inside_the_root(tiny: dict[str, Files], tmp_path: Path) -> None:
+def test_archive_paths(tiny: dict[str, Files], tmp_path: Path) -> None:
     odd = {f"../../../escaped/{Path(path).name}": content for path, content in tiny["mnist"].items()}
     odd["../../evil"] = b"evil"
     (tmp_path / "a/b").mkdir(parents=True)
@@ -304,7 +301,7 @@ def test_archive_members_stay_inside_the_root(tiny: dict[str, Files], tmp_path: 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mirror_that_lacks_a_file_does_not_lead_to_a_download(
+def test_incomplete_mirror_is_no_download(
     tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
 ) -> None:
     offer(tiny[name], site)
@@ -316,7 +313,7 @@ def test_a_mirror_that_lacks_a_file_does_not_lead_to_a_download(
     assert str(mirror) in message
 
 
-def test_a_mirror_that_is_no_folder_is_named(tiny: dict[str, Files], tmp_path: Path) -> None:
+def test_mirror_without_folder(tiny: dict[str, Files], tmp_path: Path) -> None:
     assert "not a folder" in refused("mnist", root=tmp_path, mirror=tmp_path / "typo", match="typo")
 
 
@@ -332,12 +329,12 @@ def test_download(
     downloaded = raw(name, root=tmp_path / "root", mirror=None)
     mirrored = raw(name, root=tmp_path / "other", mirror=lay(tiny[name], tmp_path / "mirror"))
     assert all(torch.equal(downloaded[key], mirrored[key]) for key in mirrored)
-    assert everything(tmp_path / "root") == set(tiny[name])  # nothing of the download's is left over
+    assert everything(tmp_path / "root") == set(tiny[name])  # no other file remains
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("altered", ["the packed file", "its content"])
-def test_an_altered_download_is_refused(
+def test_altered_download(
     tiny: dict[str, Files],
     tmp_path: Path,
     site: Path,
@@ -358,12 +355,12 @@ def test_an_altered_download_is_refused(
 
 
 @pytest.mark.parametrize(("name", "file"), [("mnist", "train-images-idx3-ubyte"), ("cifar10", "data_batch_1")])
-def test_no_source_at_all(tmp_path: Path, name: str, file: str) -> None:
+def test_no_source(tmp_path: Path, name: str, file: str) -> None:
     message = refused(name, root=tmp_path / "root", mirror=None, match=file)
     assert "SELADV_MIRROR" in message
     assert "download" in message
     assert everything(tmp_path) == set()
-    assert socket.getdefaulttimeout() is None  # set while downloading, and given back
+    assert socket.getdefaulttimeout() is None  # set for the download alone
 
 
 # ---- writing
@@ -371,7 +368,7 @@ def test_no_source_at_all(tmp_path: Path, name: str, file: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("source", ["mirror", "download"])
-def test_a_full_disk_leaves_nothing_half_written(
+def test_full_disk(
     tiny: dict[str, Files],
     tmp_path: Path,
     site: Path,
@@ -394,7 +391,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert everything(tmp_path / "root") == set(tiny[name])
 
 
-def test_a_disk_that_fills_inside_torchvision_says_so(
+def test_full_disk_in_torchvision(
     tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **kwargs: object) -> None:
@@ -407,7 +404,7 @@ def test_a_disk_that_fills_inside_torchvision_says_so(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process, and this system has no fork")
-def test_what_a_killed_run_leaves_is_not_taken_for_data(tiny: dict[str, Files], tmp_path: Path) -> None:
+def test_killed_run(tiny: dict[str, Files], tmp_path: Path) -> None:
     mirror, root = lay(tiny["cifar10"], tmp_path / "mirror", "gz"), tmp_path / "root"
     child = os.fork()
     if child == 0:
@@ -423,7 +420,7 @@ def test_what_a_killed_run_leaves_is_not_taken_for_data(tiny: dict[str, Files], 
     assert everything(root) == {left, *tiny["cifar10"]}
 
 
-def test_a_root_that_cannot_be_written_is_named(tiny: dict[str, Files], tmp_path: Path) -> None:
+def test_unwritable_root(tiny: dict[str, Files], tmp_path: Path) -> None:
     (tmp_path / "root").write_bytes(b"a file where the folder should be")
     mirror = lay(tiny["mnist"], tmp_path / "mirror")
     refused("mnist", root=tmp_path / "root", mirror=mirror, match="cannot write .*root")
@@ -432,7 +429,7 @@ def test_a_root_that_cannot_be_written_is_named(tiny: dict[str, Files], tmp_path
 # ---- digits, and names
 
 
-def test_digits_split_is_fixed_stratified_and_without_overlap(tmp_path: Path) -> None:
+def test_digits_split(tmp_path: Path) -> None:
     data, again = (raw("digits", root=tmp_path, mirror=None) for _ in range(2))
     assert all(torch.equal(data[key], again[key]) for key in data)
     assert everything(tmp_path) == set()
@@ -442,7 +439,7 @@ def test_digits_split_is_fixed_stratified_and_without_overlap(tmp_path: Path) ->
     assert ((train + test) * 360 / 1797 - test).abs().max() <= 1
 
 
-def test_digits_is_scikit_learns_data_scaled_to_a_byte(tmp_path: Path) -> None:
+def test_digits_values(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     data = raw("digits", root=tmp_path, mirror=None)
@@ -453,6 +450,6 @@ def test_digits_is_scikit_learns_data_scaled_to_a_byte(tmp_path: Path) -> None:
     assert sorted(map(bytes, ours.numpy())) == sorted(map(bytes, theirs))
 
 
-def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"svhn.*digits.*mnist.*cifar10"):
+def test_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"svhn.*digits.*mnist.*cifar10"):
         raw("svhn", root=tmp_path, mirror=None)

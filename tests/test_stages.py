@@ -1,6 +1,7 @@
-"""dvc.yaml: a stage depends on what it reads and on nothing else."""
+"""dvc.yaml and gpu/dvc.yaml: a stage depends on what it reads alone, and passes what its notebook takes."""
 
-import ast
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,120 +9,93 @@ import papermill
 import pytest
 import yaml
 
-from seladv import arms, fidelity, lineage, notebooks, params
-from seladv.params import Protocol
+from seladv.study import check, params
+from seladv.study.protocol import Protocol
+
+ROOT = Path(__file__).parents[1]
+PROTOCOLS = params.check(ROOT / "params.yaml")
+TEMPLATES = ("data", "train", "evaluate", "table", "timing", "transfer", "fidelity")
+DATA, NETWORK = "data/${protocol}.safetensors", "models/${protocol}/${item.arm}-${item.seed}"
 
 Stages = dict[str, dict[str, Any]]
 
-PROTOCOLS = tuple(params.check(Path(__file__).parents[1] / "params.yaml"))
-KINDS = ("data", "train", "evaluate", "transfer", "timing", "fidelity", "table")
-protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+def read(file: str) -> Stages:
+    stages: Stages = yaml.safe_load((ROOT / file).read_text())["stages"]
+    return stages
 
 
-@pytest.fixture(scope="module")
-def stages(root: Path) -> Stages:
-    read: Stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
-    return read
+CPU, GPU = read("dvc.yaml"), read("gpu/dvc.yaml")
+STAGES = CPU | GPU
 
 
-def test_the_check_depends_on_the_whole_package(stages: Stages) -> None:
-    assert {"seladv", "params.yaml"} < {*stages["check"]["deps"]}
-
-
-@protocols
-def test_a_stage_depends_on_its_code_and_on_what_it_reads_alone(stages: Stages, protocol: str) -> None:
-    data, network = "data/${protocol}.safetensors", "models/${protocol}/${item.arm}-${item.seed}"
-    assert {kind: set(stages[f"{kind}-{protocol}"]["deps"]) for kind in KINDS} == {
-        "data": {"build/code/1-data.txt"},
-        "train": {"build/code/2-train/${item.arm}.txt", data},
-        "evaluate": {"build/code/3-evaluate.txt", data, network},
-        "transfer": {"build/code/3-transfer.txt", data, "models/${protocol}"},
-        "timing": {"seladv/timing.py", data, "results/metrics/${protocol}"},
-        "fidelity": {"build/code/4-fidelity.txt", data, "models/${protocol}/${run}"},
-        "table": {
-            "build/code/4-results.txt", "results/metrics/${protocol}", "results/timing/${protocol}.json",
-            "results/transfer/${protocol}.json"
-        },
-    }  # fmt: skip
-    results = {f"results/{kind}" for kind in ("claims", "fidelity", "figures", "metrics", "timing", "transfer")}
-    assert set(stages["claims"]["deps"]) == {"build/code/5-claims.txt", "params.yaml", *results}
-
-
-@protocols
-def test_a_notebooks_stage_gives_it_parameters_that_it_has(stages: Stages, root: Path, protocol: str) -> None:
-    for kind, number in (("data", 1), ("train", 2), ("evaluate", 3), ("fidelity", 4), ("table", 4)):
-        runner, notebook, output, *settings = stages[f"{kind}-{protocol}"]["cmd"].removeprefix("python -m ").split()
-        assert runner == "seladv.stage"
-        assert notebook.startswith(f"notebooks/{number}-")
-        assert output.startswith("runs/${protocol}/")
-        assert {setting.split("=")[0] for setting in settings} == set(papermill.inspect_notebook(root / notebook))
-
-
-@protocols
-def test_training_and_data_depend_on_the_settings_that_they_read_alone(stages: Stages, protocol: str) -> None:
-    settings = set(params.load(Path(__file__).parents[1] / "params.yaml", protocol).training())
-    assert {*stages[f"data-{protocol}"]["params"]} == {"${protocol}.data", "${protocol}.holdout"}
-    through_data = {"data", "holdout"}  # these two reach training as the data file
-    assert {*stages[f"train-{protocol}"]["params"]} == {f"${{protocol}}.{name}" for name in settings - through_data}
-
-
-@pytest.mark.parametrize("notebook", lineage.STAGES)
-def test_what_a_notebooks_computing_cells_import_is_its_stages_code(root: Path, notebook: str) -> None:
-    """Save what hands over settings, paths and provenance, or only says how a run is to be stored and forecast."""
-    code = ast.parse(notebooks.code(root / "notebooks" / f"{notebook}.ipynb"))
-    froms = [node for node in ast.walk(code) if isinstance(node, ast.ImportFrom) and node.module]
-    used = {alias.name for node in froms if node.module == "seladv" for alias in node.names}
-    used |= {node.module.removeprefix("seladv.") for node in froms if node.module.startswith("seladv.")}
-    listed = {path.parent.name if path.stem == "__init__" else path.stem for path in lineage.of_stage(notebook)}
-    assert used - listed <= {"params", "paths", "provenance", "forecast", "lineage", "checkpoint"}
-
-
-@protocols
-def test_every_setting_is_some_stages(stages: Stages, protocol: str) -> None:
-    read = {param for name, stage in stages.items() if name.endswith(f"-{protocol}") for param in stage["params"]}
-    of_no_result = {"max_hours"}
-    assert read == {f"${{protocol}}.{name}" for name in set(Protocol.model_fields) - of_no_result}
-
-
-@protocols
-def test_fidelity_looks_at_a_run_of_the_plan_with_the_criteria_that_it_compares(
-    stages: Stages, root: Path, protocol: str
-) -> None:
-    study = params.load(root / "params.yaml", protocol)
-    arm, _, seed = stages[f"fidelity-{protocol}"]["vars"][1]["run"].rpartition("-")
-    assert arm in study.arms
-    assert int(seed) in study.seeds
-    assert arms.parse(arm).criterion
-    compared = {f"criteria/{name.replace('-', '_')}.py" for name in (fidelity.EXACT, *fidelity.PROXIES)}
-    code = {str(path.relative_to(lineage.PACKAGE)) for path in lineage.of_stage("4-fidelity")}
-    assert compared | {"fidelity.py", "selector.py", "ghost.py"} <= code
-
-
-@protocols
-def test_every_protocol_has_its_stages_over_its_own_arms_and_seeds(stages: Stages, protocol: str) -> None:
-    for kind in KINDS:
-        stage = stages[f"{kind}-{protocol}"]
-        assert stage["vars"][0] == {"protocol": protocol}
-        assert len(stage["vars"]) == 1 + (kind == "fidelity")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_own_matrix(protocol: str) -> None:
+    for kind in ("data", "train", "evaluate", "table"):
+        stage = STAGES[f"{kind}-{protocol}"]
+        assert stage["vars"] == [{"protocol": protocol}]
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
         assert stage.get("matrix") == (matrix if kind in ("train", "evaluate") else None)
 
 
-def test_every_stage_is_the_check_or_the_claims_or_a_protocols(stages: Stages) -> None:
-    assert set(stages) == {"check", "claims", *(f"{kind}-{protocol}" for kind in KINDS for protocol in PROTOCOLS)}
+def test_every_stage_is_known() -> None:
+    allowed = {f"{kind}-{protocol}" for kind in TEMPLATES for protocol in PROTOCOLS}
+    assert set(STAGES) <= allowed | {"check", "claims"}
+    assert set(check.gpu(ROOT)) == {name.removeprefix("table-") for name in GPU if name.startswith("table-")}
 
 
-def test_the_check_writes_what_the_other_stages_depend_on(stages: Stages, root: Path, tmp_path: Path) -> None:
-    assert stages["check"]["outs"] == ["build/code"]
-    numbered = {path.stem for path in (root / "notebooks").glob("[0-9]*.ipynb")}
-    assert set(lineage.STAGES) == numbered
-    lineage.write(root / "params.yaml", root / "notebooks", tmp_path)
-    read = {dep.removeprefix("build/code/") for stage in stages.values() for dep in stage["deps"] if "build/" in dep}
-    arms = {arm for name in PROTOCOLS for arm in params.check(root / "params.yaml")[name].arms}
-    read = {dep.replace("${item.arm}", arm) for dep in read for arm in arms}
-    assert read == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")}
+def test_dependencies() -> None:
+    assert {kind: set(CPU[f"{kind}-digits"]["deps"]) for kind in TEMPLATES} == {
+        "data": {"build/code/1-data.txt"},
+        "train": {"build/code/2-train/${item.arm}.txt", DATA},
+        "evaluate": {"build/code/3-evaluate.txt", DATA, NETWORK},
+        "table": {"build/code/4-results.txt", "results/metrics/${protocol}"},
+        "timing": {"build/code/timing.txt", DATA, "results/metrics/${protocol}"},
+        "transfer": {"build/code/3-transfer.txt", DATA, "models/${protocol}"},
+        "fidelity": {"build/code/4-fidelity.txt", DATA, "models/${protocol}/${of}"},
+    }
 
 
-def test_every_file_that_a_stage_names_is_there(stages: Stages, root: Path) -> None:
-    named = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith(("seladv/", "notebooks/"))}
-    assert {dep for dep in named if not (root / dep).exists()} == set()
+def test_side_branches_feed_the_claims_alone() -> None:
+    side = {f"results/{kind}/{name}.json" for kind in ("timing", "transfer", "fidelity") for name in PROTOCOLS}
+    readers = {name for name, stage in STAGES.items() if side & {*stage.get("deps", [])}}
+    assert readers == {"claims"}
+    assert not [dep for dep in CPU["claims"]["deps"] if "digits" in dep]
+
+
+def test_settings_reach_a_stage() -> None:
+    training = set(PROTOCOLS["digits"].training()) - {"data", "holdout"}  # these two reach training as the data file
+    assert {*CPU["data-digits"]["params"]} == {"${protocol}.data", "${protocol}.holdout"}
+    assert {*CPU["train-digits"]["params"]} == {f"${{protocol}}.{name}" for name in training}
+    read = {param for kind in TEMPLATES for param in CPU[f"{kind}-digits"]["params"]}
+    assert read == {f"${{protocol}}.{name}" for name in {*Protocol.model_fields} - {"max_hours"}}
+
+
+@pytest.mark.parametrize("stage", [*(f"{kind}-digits" for kind in TEMPLATES if kind != "timing"), "claims"])
+def test_every_parameter_is_passed(stage: str) -> None:
+    """Else a change of the `parameters` cell, which no digest contains, would change a result unseen."""
+    command = CPU[stage]["cmd"][1]
+    notebook = re.search(r"notebooks/\S+\.ipynb", command)
+    assert notebook
+    assert {*re.findall(r" -[pr] (\w+)", command)} == {*papermill.inspect_notebook(ROOT / notebook[0])}
+    assert command.startswith("${run} ${papermill} ")
+
+
+def test_gpu_templates_equal_the_others() -> None:
+    """But for the protocol that they are written for, and the folder that they run in."""
+    for kind in TEMPLATES:
+        ours, theirs = GPU[f"{kind}-cifar10"], CPU[f"{kind}-digits"]
+        assert ours.pop("wdir") == ".."
+        for stage in (ours, theirs):
+            stage.pop("vars")
+            stage.pop("matrix", None)
+        assert ours == theirs
+    ours, theirs = (yaml.safe_load((ROOT / file).read_text())["vars"] for file in ("gpu/dvc.yaml", "dvc.yaml"))
+    assert ours == ["../params.yaml", *theirs]
+
+
+def test_git_has_nothing_of_the_demo() -> None:
+    command = ["git", "ls-files", "results/digits*", "results/metrics/digits", "results/*/digits.*", ":!results/first"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
+    lock = subprocess.run(["git", "show", "HEAD:dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [name for name in yaml.safe_load(lock)["stages"] if "digits" in name]

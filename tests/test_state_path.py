@@ -1,4 +1,4 @@
-"""A run's state is named by all that determines the run: nothing else ever resumes it."""
+"""A saved state is named by all that determines its result, so nothing else resumes it."""
 
 import shutil
 from pathlib import Path
@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from seladv import lineage
+from seladv.study import arms, digests
+from seladv.training import checkpoint
+from seladv.training.device import arithmetic
 
-CODE = [path.stem for path in lineage.of_stage("2-train")]
-MARGIN = ["criteria/margin", "criteria/random"]
+ARM = "margin-50-warmup"
 
 Settings = dict[str, Any]
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """Stands for a prepared data set."""
+    """Replaces a prepared data set."""
     path = tmp_path / "digits.safetensors"
     path.write_bytes(b"images")
     return path
@@ -25,81 +26,74 @@ def prepared(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of seladv's files that `state_path` takes for its own."""
+    """A copy of the package whose files the digests read."""
     folder = tmp_path / "seladv"
-    shutil.copytree(lineage.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(lineage, "PACKAGE", folder)
+    shutil.copytree(digests.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(digests, "PACKAGE", folder)
     return folder
 
 
-def name(settings: Settings, prepared: Path, *, arm: str = "full", seed: int = 0) -> str:
-    return lineage.state_path(Path("runs"), settings, arm=arm, seed=seed, data=prepared).name
+def key(settings: Settings, root: Path, *files: Path, arm: str = ARM) -> str:
+    """As 2-train.ipynb calls it."""
+    code = digests.of_run(root, "2-train", arm)
+    return checkpoint.key({**settings, **arithmetic(settings["precision"])}, code, *files)
 
 
-def test_the_same_run_has_the_same_state(settings: Settings, prepared: Path) -> None:
-    assert name(settings, prepared) == name(dict(reversed(settings.items())), prepared)
+def test_order_of_settings_does_not_matter(settings: Settings, root: Path, prepared: Path) -> None:
+    assert key(settings, root, prepared) == key(dict(reversed(settings.items())), root, prepared)
 
 
-def test_another_arm_or_seed_has_another_state(settings: Settings, prepared: Path) -> None:
-    names = [name(settings, prepared, arm=arm, seed=seed) for arm in ("full", "margin-50") for seed in (0, 1)]
-    assert len(set(names)) == 4
-
-
-def test_any_other_setting_has_another_state(settings: Settings, prepared: Path) -> None:
-    before = name(settings, prepared)
-    for key, value in settings.items():
+def test_every_setting_counts(settings: Settings, root: Path) -> None:
+    code = digests.of_run(root, "2-train", ARM)
+    before = checkpoint.key(settings, code)
+    for name, value in settings.items():
         other = f"{value}-other" if isinstance(value, str | dict) else value + 1
-        assert name(settings | {key: other}, prepared) != before, key
+        assert checkpoint.key(settings | {name: other}, code) != before, name
 
 
-def test_another_data_file_has_another_state(settings: Settings, prepared: Path) -> None:
-    before = name(settings, prepared)
+def test_content_of_every_file_counts(prepared: Path, tmp_path: Path) -> None:
+    network = tmp_path / "last"
+    network.write_bytes(b"weights")
+    before = checkpoint.key({}, "", prepared, network)
+    network.write_bytes(b"other weights")
+    other = checkpoint.key({}, "", prepared, network)
     prepared.write_bytes(b"other images")
-    assert name(settings, prepared) != before
+    assert len({before, other, checkpoint.key({}, "", prepared, network)}) == 3
 
 
-@pytest.mark.parametrize("module", [*CODE, *MARGIN])
-def test_another_version_of_a_module_has_another_state(
-    settings: Settings, prepared: Path, package: Path, module: str
-) -> None:
-    before = name(settings, prepared, arm="margin-50-warmup")
-    with (package / f"{module}.py").open("a") as file:
-        file.write("# changed\n")
-    assert name(settings, prepared, arm="margin-50-warmup") != before
+def test_name_of_a_file_does_not_count(prepared: Path) -> None:
+    before = checkpoint.key({}, "", prepared)
+    assert checkpoint.key({}, "", prepared.rename(prepared.with_name("moved"))) == before
 
 
-def test_another_criterion_or_a_module_that_training_does_not_run_changes_nothing(
-    settings: Settings, prepared: Path, package: Path
-) -> None:
-    before = name(settings, prepared, arm="margin-50-warmup")
+def test_every_module_that_training_runs_counts(settings: Settings, root: Path, package: Path) -> None:
+    """And no other one, such as another criterion."""
+    used = {line.split()[1] for line in digests.of_run(root, "2-train", ARM).splitlines()}
+    assert {f"seladv/{name}.py" for name in ("attack", "training/train", "selection/margin", "selection/random")} < used
+    before = key(settings, root)
     for path in package.rglob("*.py"):
-        if str(path.relative_to(package).with_suffix("")) not in (*CODE, *MARGIN):
-            with path.open("a") as file:
-                file.write("# changed\n")
-    assert name(settings, prepared, arm="margin-50-warmup") == before
+        content = path.read_text()
+        path.write_text(content + "\nchanged = True\n")
+        assert (key(settings, root) != before) == (str(path.relative_to(package.parent)) in used), path
+        path.write_text(content)
 
 
-def test_another_torch_or_thread_count_has_another_state(
-    settings: Settings, prepared: Path, monkeypatch: pytest.MonkeyPatch
+def test_criterion_counts(settings: Settings, root: Path) -> None:
+    families = {file for file, *_ in arms.CRITERIA.values()}
+    keys = {key(settings, root, arm=f"{name}-50") for name in arms.CRITERIA}
+    assert len(keys) == len(families)  # arms of one family differ by the file's name
+
+
+def test_torch_threads_device_and_precision_count(
+    settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {name(settings, prepared)}
-    monkeypatch.setattr(torch, "__version__", "0.0")
-    names.add(name(settings, prepared))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    names.add(name(settings, prepared))
-    assert len(names) == 3
-
-
-def test_the_attacks_of_another_network_or_setting_have_another_state(prepared: Path, tmp_path: Path) -> None:
-    def name(steps: int = 40, seed: int = 0) -> str:
-        settings = {"evaluate": {"steps": steps}}
-        return lineage.attacks_path(
-            Path("state"), settings, arm="full", seed=seed, data=prepared, network=tmp_path / "last"
-        ).name
-
-    (tmp_path / "last").write_bytes(b"weights")
-    before = name()
-    assert before == name()
-    assert len({before, name(steps=20), name(seed=1)}) == 3
-    (tmp_path / "last").write_bytes(b"other weights")
-    assert name() != before
+    keys = [key(settings, root)]
+    for owner, name, value in (
+        (torch, "__version__", "0.0"),
+        (torch, "get_num_threads", lambda: 99),
+        (torch.backends.cpu, "get_cpu_capability", lambda: "none"),
+    ):
+        monkeypatch.setattr(owner, name, value)
+        keys.append(key(settings, root))
+    keys.append(key(settings | {"precision": "bf16"}, root))
+    assert len(set(keys)) == 5

@@ -1,4 +1,4 @@
-"""Gradient matching over all parameters against one gradient per sample by autograd."""
+"""Gradient matching over all parameters, compared with one gradient per sample by autograd."""
 
 import gc
 import weakref
@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from seladv import ghost, ghost_conv, ghost_products
-from seladv.models import mnist_cnn
-from seladv.resnet import resnet18_cifar
+from seladv.selection import gradmatch, gradmatch_conv, gradmatch_products
+from seladv.training.models import mnist_cnn, resnet18_cifar
 
 
 def by_autograd(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -37,16 +36,16 @@ def cosines(gradients: Tensor) -> Tensor:
 
 
 def agree(model: nn.Module, x: Tensor, y: Tensor, *, atol: float = 1e-8) -> None:
-    """Both scores of a network in train mode are those of its gradients in eval mode."""
+    """Both scores are those of the gradients in eval mode, whatever mode the network is in."""
     with torch.no_grad():
-        cosine, dot = ghost.cosine(model, x, y), ghost.dot(model, x, y)
+        cosine, dot = gradmatch.cosine(model, x, y), gradmatch.dot(model, x, y)
     gradients = by_autograd(model.eval(), x, y)
     torch.testing.assert_close(cosine, cosines(gradients), atol=atol, rtol=0)
     torch.testing.assert_close(dot, gradients @ gradients.mean(dim=0), atol=atol, rtol=atol)
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """No weight and no statistic is where initialisation leaves it: scales of 1 and shifts of 0 hide mistakes."""
+    """Move every weight and statistic away from its initial value: scales of 1 and shifts of 0 hide mistakes."""
     for value in (*model.parameters(), *model.buffers()):
         if value.is_floating_point():
             value.data.add_(torch.rand_like(value), alpha=0.3)
@@ -66,7 +65,7 @@ class Residual(nn.Module):
 
 
 class Scale(nn.Module):
-    """No layer that torch knows: a weight for every channel, used twice."""
+    """A layer without a fast rule: a weight for every channel, used twice."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -78,7 +77,7 @@ class Scale(nn.Module):
 
 
 class Around(nn.Module):
-    """Owns a weight beside layers that own theirs, as a vision transformer does."""
+    """Owns a weight and has layers with their own, as a vision transformer does."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -92,7 +91,7 @@ class Tokens(nn.Module):
     """Images [B, C, ...] as sequences [B, T, C].
 
     The product with the unit matrix makes the gradient contiguous. Without it, torch 2.14 computes a wrong gradient in
-    batch norm on a CPU, in eval mode, for a batch of one: the very one that the reference needs.
+    batch norm on a CPU, in eval mode, for a batch of one, which the reference needs.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,11 +153,9 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor, Tensor]:
 @pytest.mark.parametrize(("most", "scratch"), [(4, 2**20), (4, 64), (0, 64)], ids=["whole", "by parts", "Gram"])
 @given(network=networks())
 @settings(max_examples=80)
-def test_random_networks_score_as_by_autograd(
-    network: tuple[nn.Module, Tensor, Tensor], most: int, scratch: int
-) -> None:
-    """Small layers' gradients are written down, at once or by parts; with `most` = 0, none of a convolution's is."""
-    with patch.object(ghost_conv, "MOST", most), patch.dict(ghost_products.SCRATCH, cpu=scratch):
+def test_random_networks(network: tuple[nn.Module, Tensor, Tensor], most: int, scratch: int) -> None:
+    """Small layers' gradients are stored, all at once or in parts; with `most` = 0, no convolution's."""
+    with patch.object(gradmatch_conv, "MOST", most), patch.dict(gradmatch_products.SCRATCH, cpu=scratch):
         agree(*network)
 
 
@@ -167,12 +164,12 @@ def batch_of(size: int, *shape: int) -> tuple[Tensor, Tensor]:
     return torch.rand(size, *shape), torch.randint(10, (size,))
 
 
-def test_mnist_network_selects_the_same_samples() -> None:
+def test_mnist_network() -> None:
     torch.manual_seed(0)
     selects_the_same(mnist_cnn().to(memory_format=torch.channels_last), *batch_of(8, 1, 28, 28))
 
 
-def test_resnet_selects_the_same_samples() -> None:
+def test_resnet() -> None:
     torch.manual_seed(0)
     model, (x, y) = resnet18_cifar().to(memory_format=torch.channels_last), batch_of(6, 3, 32, 32)  # type: ignore[call-overload]
     model.train()(x)  # moves batch norm's statistics
@@ -181,7 +178,7 @@ def test_resnet_selects_the_same_samples() -> None:
 
 def selects_the_same(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """In fp32: cosines within 1e-3, and the same best half but for ties within that."""
-    expected, scores = cosines(by_autograd(model, x, y)), ghost.cosine(model, x, y)
+    expected, scores = cosines(by_autograd(model, x, y)), gradmatch.cosine(model, x, y)
     torch.testing.assert_close(scores, expected, atol=1e-3, rtol=0)
     assert scores.dtype == torch.float32
     k = len(x) // 2
@@ -189,15 +186,15 @@ def selects_the_same(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_wide_layers_over_few_positions_score_as_by_autograd(groups: int) -> None:
-    """Their norms come from Gram matrices, where narrow layers' come from the gradients themselves."""
+def test_wide_layers(groups: int) -> None:
+    """Over few positions their norms come from Gram matrices and not from stored gradients."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(16, 16, 3, groups=groups), nn.Softplus(), Tokens(), nn.Linear(16, 10), nn.Softplus()]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(40, 10)).double()
     agree(model, torch.rand(5, 16, 4, 4).double(), torch.arange(5))
 
 
-def test_another_hook_may_replace_an_output() -> None:
+def test_hooks_may_replace_outputs() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), Scale(4), nn.Linear(4, 4)).double()
     for layer in model:
@@ -205,45 +202,45 @@ def test_another_hook_may_replace_an_output() -> None:
     agree(model, torch.rand(3, 4).double(), torch.tensor([0, 1, 2]))
 
 
-def test_bf16_scores_are_close_to_fp32() -> None:
+def test_bf16_is_close_to_fp32() -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.PReLU(), nn.Flatten()]
     model, (x, y) = nn.Sequential(*layers, nn.Linear(72, 10)), batch_of(16, 3, 9, 9)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         model.eval()(x)  # leaves weights cast without gradient in autocast's cache, where it keeps such
-        scores, dots = ghost.cosine(model, x, y), ghost.dot(model, x, y)
+        scores, dots = gradmatch.cosine(model, x, y), gradmatch.dot(model, x, y)
     assert scores.dtype == dots.dtype == torch.float32
-    for found, true in ((scores, ghost.cosine(model, x, y)), (dots, ghost.dot(model, x, y))):
+    for found, true in ((scores, gradmatch.cosine(model, x, y)), (dots, gradmatch.dot(model, x, y))):
         assert torch.corrcoef(torch.stack([found, true]))[0, 1] > 0.99
 
 
-def test_a_sample_without_gradient_scores_zero() -> None:
+def test_no_gradient_scores_zero() -> None:
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)), torch.tensor([[1.0, 0], [0, 0], [0.5, 1]])
-    for score in (ghost.cosine, ghost.dot):
+    for score in (gradmatch.cosine, gradmatch.dot):
         scores = score(model, x, torch.tensor([0, 1, 1]))
         assert scores[1] == 0
         assert scores.isfinite().all()
-    assert ghost.cosine(model, torch.zeros(3, 2), torch.tensor([0, 1, 1])).tolist() == [0, 0, 0]
-    assert ghost.cosine(model, x[:0], torch.tensor([], dtype=torch.int64)).shape == (0,)
+    assert gradmatch.cosine(model, torch.zeros(3, 2), torch.tensor([0, 1, 1])).tolist() == [0, 0, 0]
+    assert gradmatch.cosine(model, x[:0], torch.tensor([], dtype=torch.int64)).shape == (0,)
 
 
-def test_very_confident_samples_keep_their_cosine() -> None:
+def test_confident_samples() -> None:
     torch.manual_seed(0)
     model, x = nn.Linear(3, 3).double(), torch.rand(4, 3).double()
     with torch.no_grad():
         model.weight.mul_(20)
         model.bias.copy_(torch.tensor([40.0, 0, 0]))
     y = torch.zeros(4, dtype=torch.int64)
-    exact = ghost.cosine(model, x, y)
+    exact = gradmatch.cosine(model, x, y)
     others = model(x)[:, 1:]  # (p - onehot) ∝ [-(b + c), b, c], which does not cancel as in p - 1
     errors = torch.cat([-others.exp().sum(dim=1, keepdim=True), others.exp()], dim=1) * (-model(x)[:, :1]).exp()
     gradients = errors[:, :, None] * torch.cat([x, torch.ones(4, 1)], dim=1)[:, None]
     torch.testing.assert_close(exact, cosines(gradients.flatten(1) / gradients.abs().max()), atol=1e-8, rtol=0)
-    torch.testing.assert_close(ghost.cosine(model.float(), x.float(), y).double(), exact, atol=1e-4, rtol=0)
+    torch.testing.assert_close(gradmatch.cosine(model.float(), x.float(), y).double(), exact, atol=1e-4, rtol=0)
 
 
 class Tied(nn.Module):
-    """Flattens, then `run(self, x)`: a network whose layers are used in ways that have no layer-wise gradient."""
+    """`run(self, x)`: a network that uses its layers in ways that have no layer-wise gradient."""
 
     def __init__(self, run: Callable[[Any, Tensor], Tensor]):
         super().__init__()
@@ -306,15 +303,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
-@pytest.mark.parametrize("score", [ghost.cosine, ghost.dot])
-def test_what_has_no_certain_score_is_refused(score: Callable[..., Tensor], model: nn.Module, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^ghost: .*{message}"):
+@pytest.mark.parametrize("score", [gradmatch.cosine, gradmatch.dot])
+def test_unscorable_networks_are_refused(score: Callable[..., Tensor], model: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^gradmatch: .*{message}"):
         score(model, torch.rand(3, 4), torch.tensor([0, 1, 2]))
     assert not any(module._forward_hooks for module in model.modules())
 
 
 class Mixing(nn.Module):
-    """Every sample sees the batch's mean."""
+    """Every sample depends on the batch's mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,9 +321,9 @@ class Mixing(nn.Module):
         return x * self.w + (x * self.w).mean(dim=0) ** 2
 
 
-def test_an_unknown_module_that_mixes_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^ghost: Mixing has no per-sample gradients"):
-        ghost.cosine(nn.Sequential(Mixing()), torch.rand(3, 4), torch.tensor([0, 1, 2]))
+def test_mixing_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^gradmatch: Mixing has no per-sample gradients"):
+        gradmatch.cosine(nn.Sequential(Mixing()), torch.rand(3, 4), torch.tensor([0, 1, 2]))
 
 
 class Breaking(nn.Module):
@@ -335,7 +332,7 @@ class Breaking(nn.Module):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_network_is_left_as_it_was(fails: bool) -> None:
+def test_network_is_left_as_it_was(fails: bool) -> None:
     layers: list[nn.Module] = [nn.Linear(4, 4), nn.BatchNorm1d(4), Scale(4), nn.ReLU(inplace=True)]
     model = shaken(nn.Sequential(*layers, Breaking() if fails else nn.Identity())).train()
     model[1].eval()
@@ -346,7 +343,7 @@ def test_the_network_is_left_as_it_was(fails: bool) -> None:
     modes = [module.training for module in model.modules()]
     x = torch.rand(3, 4, requires_grad=True)
     try:
-        ghost.cosine(model, x, torch.tensor([0, 1, 2]))
+        gradmatch.cosine(model, x, torch.tensor([0, 1, 2]))
     except RuntimeError as error:
         assert fails, error  # noqa: PT017
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -359,31 +356,31 @@ def test_the_network_is_left_as_it_was(fails: bool) -> None:
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_no_activation_outlives_the_score() -> None:
+def test_activations_are_freed() -> None:
     model, kept = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), []
     model[1].register_forward_hook(lambda _, inputs, output: kept.extend(map(weakref.ref, (inputs[0], output))))
     gc.disable()
     try:
-        ghost.cosine(model, torch.rand(3, 4), torch.tensor([0, 1, 2]))
+        gradmatch.cosine(model, torch.rand(3, 4), torch.tensor([0, 1, 2]))
         assert len(kept) == 2
         assert not any(tensor() is not None for tensor in kept)
     finally:
         gc.enable()
 
 
-def test_no_weight_gradient_is_computed_by_the_backward_pass() -> None:
+def test_no_weight_gradient_is_computed() -> None:
     model, seen = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), []
     for weight in model.parameters():
         weight.register_hook(seen.append)
-    ghost.cosine(model, torch.rand(3, 4), torch.tensor([0, 1, 2]))
+    gradmatch.cosine(model, torch.rand(3, 4), torch.tensor([0, 1, 2]))
     assert not seen
 
 
-def test_checkpointed_layers_score_the_same() -> None:
+def test_checkpointed_layers() -> None:
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
     model = Residual(inner).double()
     x, y = torch.rand(3, 4).double(), torch.tensor([0, 1, 2])
-    expected = ghost.cosine(model, x, y)
+    expected = gradmatch.cosine(model, x, y)
     inner.forward = lambda x: checkpoint(nn.Sequential(*inner), x, use_reentrant=False)  # type: ignore[method-assign]
-    torch.testing.assert_close(ghost.cosine(model, x, y), expected)
+    torch.testing.assert_close(gradmatch.cosine(model, x, y), expected)

@@ -1,4 +1,4 @@
-"""The closed form of `gradmatch-last` against per-sample gradients by autograd."""
+"""The closed form of `gradmatch-last`, compared with per-sample gradients by autograd."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from seladv.gradients import last_layer_cosine
 from seladv.selection import SELECTORS
+from seladv.selection.last_layer import last_layer_cosine
 
 
 def by_autograd(model: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
-    """Cosine [B] of each sample's last-layer gradient with the mean one, from one gradient per sample."""
+    """Cosine [B] of each sample's last-layer gradient with the mean gradient."""
     last, features = model[-1], model[:-1](x).detach()
 
     def loss(weights: dict[str, Tensor], feature: Tensor, label: Tensor) -> Tensor:
@@ -26,9 +26,7 @@ def by_autograd(model: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_closed_form_is_the_per_sample_gradients_cosine(
-    network: Network, batch: tuple[Tensor, Tensor], seed: int, bias: bool
-) -> None:
+def test_matches_autograd(network: Network, batch: tuple[Tensor, Tensor], seed: int, bias: bool) -> None:
     model, (x, y) = network(seed, bias=bias).eval(), batch
     expected = by_autograd(model, x, y)  # type: ignore[arg-type]
     torch.testing.assert_close(last_layer_cosine(model, x, y), expected, atol=1e-5, rtol=0)
@@ -49,13 +47,13 @@ def test_the_bias_counts(network: Network, batch: tuple[Tensor, Tensor]) -> None
     assert not torch.allclose(with_bias, without)
 
 
-def test_a_sample_without_gradient_scores_zero() -> None:
+def test_no_gradient_scores_zero() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     x = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.5, 1.0]])  # the second one's features are zero, so is its gradient
     assert last_layer_cosine(model, x, torch.tensor([0, 1, 1]))[1] == 0
 
 
-def test_a_very_confident_sample_still_has_a_cosine() -> None:
+def test_confident_sample() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     with torch.no_grad():
         model[1].weight.copy_(torch.eye(2))
@@ -91,14 +89,12 @@ class Twice(nn.Module):
     [nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.LogSoftmax(dim=1)), Backwards(), Twice()],
     ids=["softmax at the end", "layers in another order", "a shared layer"],
 )
-def test_a_network_whose_logits_are_not_its_last_layers_is_refused(
-    batch: tuple[Tensor, Tensor], model: nn.Module
-) -> None:
+def test_other_last_layers_are_refused(batch: tuple[Tensor, Tensor], model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"^gradmatch-last: the logits of \w+ are not its last nn\.Linear's output$"):
         last_layer_cosine(model, *batch)
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_network_without_linear_layer_is_refused(batch: tuple[Tensor, Tensor]) -> None:
+def test_no_linear_layer_is_refused(batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(ValueError, match=r"^gradmatch-last: Flatten has no nn\.Linear"):
         last_layer_cosine(nn.Flatten(), *batch)
