@@ -9,7 +9,7 @@ GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)
 JOBS ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),$(shell getconf _NPROCESSORS_ONLN))
 ON_A_GPU := $(if $(filter-out 0,$(GPUS)),CUDA_VISIBLE_DEVICES=$$(( SLOT % $(GPUS) )))
 
-.PHONY: demo test status bench bench-peers lab docs lock clean
+.PHONY: demo test status bench bench-peers lab page docs lock clean
 
 demo: table-digits
 
@@ -26,7 +26,7 @@ stage = $(if $(filter cifar10 cifar10-200,$*),gpu/dvc.yaml:$(1),$(1))
 table-%: runs-%
 	dvc repro --quiet --allow-missing $(call stage,table-$*)
 	@cat results/$*.md
-	@echo "Table: results/$*.csv. Figure: results/figures/$*. Executed notebooks, with all figures: runs/$*."
+	@echo "Table: results/$*.csv. Figure: results/figures/$*.png. All figures and verdicts: results/$*.ipynb."
 
 # Runs that are missing, then what has been made by other code, parameters or inputs than those that are here now.
 status: $(READY)
@@ -48,9 +48,19 @@ bench-peers: $(READY)
 	python -m pip install --quiet --require-hashes --no-deps --upgrade --target benchmarks/.peers \
 	  -r benchmarks/requirements-peers.txt
 
-# For this machine alone, and with a token, which is JupyterLab's own default. LAB: further options.
+# JupyterLab at the root, on copies in runs/lab: exploring leaves the tree clean. For this machine alone and with a token,
+# which is JupyterLab's own default. LAB: further options.
 lab: $(READY)
-	jupyter lab --ServerApp.ip=localhost notebooks/explore.ipynb $(LAB)
+	dvc repro --quiet data-digits
+	mkdir -p runs/lab
+	cp -u notebooks/*.ipynb runs/lab
+	jupyter lab --ServerApp.ip=localhost --ServerApp.root_dir=$(CURDIR) runs/lab/explore.ipynb $(LAB)
+
+# The published verdicts as one HTML page that needs no network.
+page: $(READY)
+	jupyter nbconvert --log-level ERROR --to html --no-input --embed-images --output-dir build --output page \
+	  --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= $(firstword $(wildcard results/claims.ipynb) results/first/claims.ipynb)
+	@echo "build/page.html"
 
 # The reference page, out of the docstrings.
 docs: $(READY)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seladv.evaluation.outcomes import pack
-from seladv.report import claims_report, verdicts
-from seladv.report.claims import CLAIMS, NOT_RUN, NOT_SUPPORTED, PAPER_ARMS, SUPPORTED, UNDECIDED, VERDICTS, Region
-from seladv.report.measures import rounds
+from seladv.report import verdicts
+from seladv.report.claims import CLAIMS, NOT_RUN, NOT_SUPPORTED, PAPER_ARMS, SUPPORTED, UNDECIDED, Region, rounds
+from seladv.report.table import to_csv
 from seladv.study import params
 from seladv.study.protocol import Protocol
 
@@ -350,29 +349,29 @@ EMPTY |= {"claim": "E1", "p": None, "examples": None, "verdict": "not run", "bud
 
 
 def test_csv() -> None:
-    content = claims_report.claims_csv([ROW, EMPTY])
+    content = to_csv(verdicts.table([ROW, EMPTY]))
     header, first, _ = content.decode().splitlines()
     assert header == "claim,protocol,arm,paper,ours,low,high,margin,verdict"
     assert first == "C1,digits,margin-50,+0.6,1.500,-4.853,7.853,> -1,undecided"
     back = pd.read_csv(io.BytesIO(content)).set_index("claim")
     assert back.loc["E1", ["ours", "low", "high", "paper"]].isna().all()
-    assert claims_report.claims_csv([]).decode().strip() == header
+    assert to_csv(verdicts.table([])).decode().strip() == header
 
 
-def test_markdown() -> None:
-    page = re.sub(" +", " ", claims_report.claims_markdown([ROW, EMPTY, ROW | {"protocol": "mnist"}]))
-    for claim in CLAIMS:
-        assert f"| {claim.id} | {claim.says} | {claim.region} |" in page
-    assert page.index("## digits") < page.index("## mnist")
-    assert "Verdicts on the paper's own arms: 0 supported, 0 not supported, 1 undecided, 1 not run." in page
-    assert "| C1 | margin-50 | full | +0.6 | +1.50 | -4.85 to +7.85 | > -1 | **undecided** | lower end -4.85 |" in page
-    evidence = "< 0.001 | – | +0.50 to +2.50 | 20 epochs, 0.374 M passes against 0.615 M | 3: +1.00, 5: +2.00 |"
-    assert f"| C1 | margin-50 | full | {evidence}" in page
-    assert page.count("| E1 | margin-50 |") == 1  # a claim that was not run has no evidence
-
-
-def test_tally() -> None:
-    rows = [ROW | {"verdict": verdict} for index, verdict in enumerate(VERDICTS) for _ in range(index)]
-    rows += [ROW | {"arm": "random-50"}]
-    expected = "Verdicts on the paper's own arms: 0 supported, 1 not supported, 2 undecided, 3 not run."
-    assert claims_report.tally(rows) == expected
+def test_readable() -> None:
+    ratio = ROW | {
+        "unit": "ratio",
+        "ours": 0.5,
+        "low": 0.5,
+        "high": 0.5,
+        "values": [0.5, 0.5],
+        "p": None,
+        "examples": None,
+    }
+    shown = verdicts.readable([ROW, EMPTY, ratio])
+    names = ["paper", "ours", "interval", "verdict", "p", "Holm's p", "over images", "every seed or round"]
+    assert shown[names].to_numpy().tolist() == [
+        ["+0.6", "+1.50", "-4.85 to +7.85", "undecided", "< 0.001", "–", "+0.50 to +2.50", "+1.00, +2.00"],
+        ["–", "–", "–", "not run", "–", "–", "–", ""],
+        ["+0.6", "0.500", "0.500 to 0.500", "undecided", "–", "–", "–", "0.500, 0.500"],
+    ]

@@ -100,10 +100,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_table(study: Study) -> None:
     assert (study.folder / "results/digits.csv").read_text().startswith(HEADER)
-    assert (study.folder / "results/figures/digits/robust-against-cost.png").read_bytes().startswith(b"\x89PNG")
+    assert (study.folder / "results/figures/digits.png").read_bytes().startswith(b"\x89PNG")
     assert study.rows() == ["full", "margin-50"]
     metrics = json.loads((study.folder / "results/metrics/digits/margin-50-0.json").read_text())
     assert {"torch", "revision", "device", "threads", "precision", "history", "cost"} <= set(metrics["training"])
+
+
+def test_two_executions_are_equal(study: Study) -> None:
+    path = study.folder / "results/digits.ipynb"
+    before = path.read_bytes()
+    assert study.ran("dvc", "repro", "--single-item", "--force", "table-digits") == ["table-digits"]
+    assert path.read_bytes() == before
 
 
 def test_demo_changes_no_tracked_file_but_the_lock(study: Study) -> None:

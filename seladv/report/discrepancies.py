@@ -5,12 +5,15 @@ public repository (its last commit, 2025-12-11) beside the paper's method sectio
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+import pandas as pd
 
 from seladv.report import stats
 from seladv.report.claims import NOT_RUN
 from seladv.report.table import Metrics
+from seladv.report.verdicts import number
 
 Row = dict[str, Any]
 
@@ -103,3 +106,22 @@ def _row(item: Discrepancy, arm: str, other: str, metrics: Metrics) -> Row:
     values = [ours["robust"] - theirs["robust"] for ours, theirs in zip(metrics[arm], metrics[other], strict=True)]
     found = {"effect": list(stats.interval(values)), "p": stats.p_value(values, 0.0)}
     return {"point": item.point, "arm": arm, "against": other, "values": values, **found, "note": ""}
+
+
+def readable(rows: Sequence[Row]) -> pd.DataFrame:
+    """The effects for people, in points; a difference that no arm of the protocol isolates has only its note."""
+    shown = []
+    for row in rows:
+        mean, low, high = row["effect"] or (None, None, None)
+        interval = f"{number(low)} to {number(high)}" if low is not None and high is not None else "–"
+        line = {"point": row["point"], "protocol": row["protocol"], "arm": row["arm"] or "–"}
+        line |= {"against": row["against"] or "–", "effect": number(mean) if mean is not None else row["note"]}
+        shown.append(line | {"interval": interval, "every seed": ", ".join(map(number, row["values"]))})
+    return pd.DataFrame(shown)
+
+
+def described() -> pd.DataFrame:
+    """What the paper describes beside what its authors' code does."""
+    return pd.DataFrame(
+        [(item.point, item.says, item.does) for item in DISCREPANCIES], columns=["point", "as described", "as coded"]
+    )

@@ -1,9 +1,9 @@
 """The results table: from the metrics of the runs that params.yaml asks for, and of no others."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -13,18 +13,21 @@ from seladv.evaluation.outcomes import pack, unpack, worst_case
 from seladv.report.stats import mean_and_half_width
 from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
+from seladv.training.cost import total_passes
 from seladv.training.monitor import percent
 
 Metrics = dict[str, list[dict[str, Any]]]  # arm → one metrics file's content for each seed, in the order of params.yaml
 
-COSTS = ("attack_cost", "total_cost", "epoch_time")
-MORE: dict[str, Callable[[Any], Any]] = {  # further columns, percent; empty where no seed has them
+# A further column of the table is a line here: its name, and its value for one run (None or KeyError: not measured).
+MORE: dict[str, Callable[[Any], Any]] = {
     "robust_last": lambda run: run["checkpoints"]["last"]["robust"],
     "robust_best": lambda run: run["checkpoints"]["best"]["robust"],
     "autoattack": lambda run: run["attacks"]["autoattack"]["robust"],
     "worst_case": lambda run: run["worst_case"]["robust"],
 }
-UNDER_OPTIMISED = ("steps-suffice", "white-box-beats-gradient-free")  # checks that fail where a longer attack does more
+COSTS = ("attack_cost", "total_cost", "epoch_time")  # ratios to full
+MARKS = ("attack not converged", "masked gradients?", "catastrophic overfitting")
+UNDER_OPTIMISED = {"steps-suffice", "white-box-beats-gradient-free"}  # checks that fail where a longer attack does more
 
 
 class ResultsError(StudyError):
@@ -68,85 +71,79 @@ def _read(path: Path) -> dict[str, Any]:
     raise ResultsError(f"{path} is no run's metrics: {again}")
 
 
-def table(metrics: Metrics, protocol: Protocol) -> pd.DataFrame:
+def runs(metrics: Metrics) -> pd.DataFrame:
+    """A row per run: arm, seed, accuracies in percent, costs (passes; seconds of the median epoch), hours, marks."""
+    rows = []
+    for arm, of_arm in metrics.items():
+        for run in of_arm:
+            made = run["training"]
+            seconds = [line["epoch_seconds"] for line in made["history"]]
+            row = {"arm": arm, "seed": run["seed"], "clean": run["clean"], "robust": run["robust"]}
+            row |= {name: _found(find, run) for name, find in MORE.items()}
+            row |= {"attack_cost": made["cost"]["attack_passes"], "total_cost": made["cost"]["total_passes"]}
+            # The median: an epoch that shared the machine with something else does not count.
+            row |= {"epoch_time": median(seconds), "training_hours": sum(seconds) / 3600}
+            row |= {"evaluation_hours": run["evaluation"]["seconds"] / 3600, "device": made["device"]}
+            rows.append(row | {"marks": ", ".join(marks(run))})
+    return pd.DataFrame(rows).astype(dict.fromkeys(("clean", "robust", *MORE, *COSTS), float))
+
+
+def _found(find: Callable[[Any], Any], run: dict[str, Any]) -> Any:
+    try:
+        return find(run)
+    except KeyError:
+        return None
+
+
+def table(runs: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     """A row per arm, in the order of params.yaml; the contract's thirteen columns, then `MORE` and `marks`.
 
     Accuracies are percent, means over the seeds; `_ci` is the half-width of a 95 % interval over seeds (none for one
     seed); `robust_minus_full` pairs each seed with `full`'s. `attack_cost` (PGD passes), `total_cost` (all passes,
-    scoring included) and `epoch_time` (the runs' median epochs) are ratios to `full`, empty without it.
+    scoring included) and `epoch_time` are ratios to `full`, means over the seeds, empty without it.
     """
-    full = metrics.get("full")
+    by_seed = {str(arm): of_arm.set_index("seed") for arm, of_arm in runs.groupby("arm", sort=False)}
+    full = by_seed.get("full")
     rows = []
-    for arm, runs in metrics.items():
-        clean, clean_ci = mean_and_half_width([run["clean"] for run in runs])
-        robust, robust_ci = mean_and_half_width([run["robust"] for run in runs])
-        row: dict[str, Any] = {"arm": arm, "seeds": len(runs), "clean": clean, "clean_ci": clean_ci}
-        row |= {"robust": robust, "robust_ci": robust_ci, "robust_minus_full": None, "robust_minus_full_ci": None}
-        row |= dict.fromkeys(COSTS)
-        if full:
-            pairs = list(zip(runs, full, strict=True))
-            difference = mean_and_half_width([run["robust"] - other["robust"] for run, other in pairs])
+    for arm, of_arm in by_seed.items():
+        row: dict[str, Any] = {"arm": arm, "seeds": len(of_arm)}
+        for column in ("clean", "robust"):
+            row[column], row[f"{column}_ci"] = mean_and_half_width(of_arm[column].tolist())
+        row |= dict.fromkeys(("robust_minus_full", "robust_minus_full_ci", *COSTS))
+        if full is not None:
+            difference = mean_and_half_width((of_arm["robust"] - full["robust"]).tolist())
             row["robust_minus_full"], row["robust_minus_full_ci"] = (0.0, None) if arm == "full" else difference
-            row |= {column: mean(_cost(run, column) / _cost(other, column) for run, other in pairs) for column in COSTS}
+            row |= {column: (of_arm[column] / full[column]).mean() for column in COSTS}
         published = protocol.paper.get(arm)
-        row["paper_clean"] = published.clean if published else None
-        row["paper_robust"] = published.robust if published else None
-        rows.append(row | _more(runs))
-    columns = [column for column in rows[0] if column not in ("arm", "seeds", "marks")]
-    return pd.DataFrame(rows).astype(dict.fromkeys(columns, float))
-
-
-def _cost(run: dict[str, Any], column: str) -> float:
-    training = run["training"]
-    if column == "epoch_time":  # the median: one epoch that shared the machine with something else does not count
-        return median(line["epoch_seconds"] for line in training["history"])
-    return float(training["cost"]["attack_passes" if column == "attack_cost" else "total_passes"])
-
-
-def _more(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The further columns: means over the seeds that have them, and the marks with the seeds that they concern."""
-    row: dict[str, Any] = {}
-    for column, find in MORE.items():
-        values = []
-        for run in runs:
-            try:
-                values.append(find(run))
-            except KeyError:
-                continue
-        row[column] = mean(values) if values else None
-    seeds = {mark: [str(run["seed"]) for run in runs if mark in marks(run)] for mark in MARKS}
-    row["marks"] = "; ".join(f"{mark} (seed {', '.join(which)})" for mark, which in seeds.items() if which)
-    return row
-
-
-MARKS = ("attack not converged", "masked gradients?", "catastrophic overfitting")
+        row |= {"paper_clean": published and published.clean, "paper_robust": published and published.robust}
+        row |= {column: of_arm[column].mean() for column in MORE}
+        found = {mark: [str(seed) for seed, line in of_arm["marks"].items() if mark in line] for mark in MARKS}
+        row["marks"] = "; ".join(f"{mark} (seed {', '.join(seeds)})" for mark, seeds in found.items() if seeds)
+        rows.append(row)
+    numbers = [column for column in rows[0] if column not in ("arm", "seeds", "marks")]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
 def marks(run: dict[str, Any]) -> list[str]:
     """What makes a run's robust accuracy doubtful, of `MARKS`."""
     failed = {item["check"] for item in run.get("checklist", []) if not item["passed"]}
-    attacked = run["training"]["cost"].get("attack_passes", 0) > 0
+    attacked = run["training"]["cost"]["attack_passes"] > 0
     overfitted = attacked and detect(run["training"]["history"]).happened
-    found = (failed & {*UNDER_OPTIMISED}, failed - {*UNDER_OPTIMISED}, overfitted)
+    found = (failed & UNDER_OPTIMISED, failed - UNDER_OPTIMISED, overfitted)
     return [mark for mark, happened in zip(MARKS, found, strict=True) if happened]
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table for people: percent with their intervals, a dash for none, no column that is empty throughout."""
     shown = pd.DataFrame({"arm": table["arm"]})
-    for column, title in {"clean": "clean, %", "robust": "robust, %", "robust_minus_full": "robust − full"}.items():
-        sign = "+" if column == "robust_minus_full" else ""
-        shown[title] = [
-            _number(value, half, sign=sign) for value, half in zip(table[column], table[f"{column}_ci"], strict=True)
-        ]
-    for column in COSTS:
-        shown[column.replace("_", " ")] = [_number(value, digits=2) for value in table[column]]
-    for column in (*MORE, "paper_clean", "paper_robust"):
-        if table[column].notna().any():
-            shown[f"{column.replace('_', ' ').replace('autoattack', 'AutoAttack')}, %"] = table[column].map(_number)
-    if table["marks"].any():
-        shown["marks"] = table["marks"]
-    return shown
+    for column in table.columns[2:-1]:
+        if column.endswith("_ci") or table[column].isna().all():
+            continue
+        digits, sign = (2 if column in COSTS else 1), ("+" if column == "robust_minus_full" else "")
+        halves = table[f"{column}_ci"] if f"{column}_ci" in table else [None] * len(table)
+        title = {"autoattack": "AutoAttack", "robust_minus_full": "robust − full"}.get(column, column.replace("_", " "))
+        shown[title] = [_number(*pair, digits=digits, sign=sign) for pair in zip(table[column], halves, strict=True)]
+    return shown.assign(marks=table["marks"]) if table["marks"].any() else shown
 
 
 def _number(value: float, half_width: float | None = None, *, digits: int = 1, sign: str = "") -> str:
@@ -156,29 +153,18 @@ def _number(value: float, half_width: float | None = None, *, digits: int = 1, s
     return text if half_width is None or pd.isna(half_width) else f"{text} ± {half_width:.{digits}f}"
 
 
-def seeds(metrics: Metrics) -> pd.DataFrame:
-    """A row for every arm and seed: the percentages that the table averages, its cost in passes, its hours."""
+def epochs(metrics: Metrics) -> pd.DataFrame:
+    """A row per run and epoch: loss, held-out accuracies in percent, passes so far, seconds of each phase, classes."""
     rows = []
-    for arm, runs in metrics.items():
-        for run in runs:
-            made = run["training"]
-            hours = sum(line["epoch_seconds"] for line in made["history"]) / 3600
-            row = {"arm": arm, "seed": run["seed"], "clean": run["clean"], "robust": run["robust"]}
-            row |= {"total_passes": made["cost"]["total_passes"], "training_hours": hours}
-            rows.append(row | {"evaluation_hours": run["evaluation"]["seconds"] / 3600, "device": made["device"]})
-    return pd.DataFrame(rows)
-
-
-def curves(metrics: Metrics) -> pd.DataFrame:
-    """A row for every arm, seed and epoch: training loss, held-out accuracies in percent, passes so far."""
-    rows = []
-    for arm, runs in metrics.items():
-        for run in runs:
-            spent = 0
+    for arm, of_arm in metrics.items():
+        for run in of_arm:
+            passes = 0
             for line in run["training"]["history"]:
-                spent += sum(sum(line["passes"][phase].values()) for phase in ("scoring", "attack", "update"))
-                row = {"arm": arm, "seed": run["seed"], "passes": spent}
-                rows.append(row | {name: line[name] for name in ("epoch", "loss", "heldout_clean", "heldout_robust")})
+                passes += total_passes(line["passes"])
+                row = {"arm": arm, "seed": run["seed"], "passes": passes, "classes": line["selected_classes"]}
+                row |= {name: line[name] for name in ("epoch", "loss", "heldout_clean", "heldout_robust")}
+                seconds = {phase: line["seconds"][phase] for phase in ("scoring", "attack", "update")}
+                rows.append(row | seconds | {"rest": line["epoch_seconds"] - sum(seconds.values())})
     return pd.DataFrame(rows)
 
 

@@ -1,24 +1,37 @@
 """The verdict on every claim that one protocol's runs allow, and the number that decided it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from seladv.report import measures, stats
-from seladv.report.claims import CLAIMS, NOT_RUN, NOT_SUPPORTED, PAPER_ARMS, SUPPORTED, UNDECIDED, Claim, Region
-from seladv.report.measures import MEASURES, Run
+import pandas as pd
+
+from seladv.report import claims, stats
+from seladv.report.claims import (
+    CLAIMS,
+    MEASURES,
+    NOT_RUN,
+    NOT_SUPPORTED,
+    PAPER_ARMS,
+    SUPPORTED,
+    UNDECIDED,
+    Claim,
+    Region,
+    Run,
+)
 from seladv.report.stats import Interval
 from seladv.report.table import Metrics
 from seladv.study.protocol import Protocol
 
 Row = dict[str, Any]
+COLUMNS = ["claim", "protocol", "arm", "paper", "ours", "low", "high", "margin", "verdict"]  # of claims.csv
 
 
 def decide(name: str, metrics: Metrics, protocol: Protocol, timing: Mapping[str, Any] | None = None) -> list[Row]:
     """A row for each claim and arm of the protocol `name`, in the order of `CLAIMS`; JSON can hold it.
 
-    `timing` is results/timing/<protocol>.json (see `measures.rounds`), if the epochs were ever timed.
+    `timing` is results/timing/<protocol>.json (see `claims.rounds`), if the epochs were ever timed.
 
     Holm's correction is taken over the arms of one claim where any one of them would be read as its success (C7: some
     criterion beats random selection); `easy` is a negative control and not counted. The other claims are each one
@@ -55,14 +68,14 @@ def _row(claim: Claim, arm: str, other: str | None, metrics: Metrics, timing: Ma
     runs, others = metrics[arm], metrics[other]
     row |= {"seeds": [run["seed"] for run in runs], "budget": _budget(runs, others)}
     if measure.value is None:
-        values = measures.rounds(timing, arm, other)
+        values = claims.rounds(timing, arm, other)
     else:
         taken = [measure.value(run, against) for run, against in zip(runs, others, strict=True)]
         values = [value for value in taken if value is not None]
         values = values if len(values) == len(taken) else []  # pairs of some seeds only are no paired comparison
     if not values:
         return row | {"verdict": UNDECIDED, "decided_by": "not measured"}
-    if measure.unit == "points" and (differences := measures.example_differences(runs, others, claim.measure)):
+    if measure.unit == "points" and (differences := claims.example_differences(runs, others, claim.measure)):
         row["examples"] = list(stats.bootstrap(differences)[1:])
     estimate = stats.interval(values)
     if measure.over == "counts":  # exact: there is nothing to estimate
@@ -110,3 +123,38 @@ def _paper(claim: Claim, row: Row, protocol: Protocol) -> str:
     if ours and other and claim.measure in ("clean", "robust"):
         return f"{getattr(ours, claim.measure) - getattr(other, claim.measure):+.1f}"
     return claim.paper.get(str(protocol.data), claim.paper.get("", "")) if row["arm"] in PAPER_ARMS else ""
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """The verdicts for programs: `COLUMNS`, numbers empty where there is none."""
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("ours", "low", "high"), float))
+
+
+def readable(rows: Sequence[Row]) -> pd.DataFrame:
+    """The verdicts for people: the number with its interval, what decided, and what the verdict rests on."""
+    shown = []
+    for row in rows:
+        write = number if row["unit"] == "points" else "{:.3f}".format
+
+        def ends(low: float | None, high: float | None, write: Callable[[float], str] = write) -> str:
+            return "–" if low is None or high is None else f"{write(low)} to {write(high)}"
+
+        line = {name: row[name] or "–" for name in ("protocol", "claim", "arm", "against", "paper")}
+        line |= {"ours": "–" if row["ours"] is None else write(row["ours"]), "interval": ends(row["low"], row["high"])}
+        line |= {"margin": row["margin"], "verdict": row["verdict"], "decided by": row["decided_by"]}
+        line |= {
+            "p": _p(row["p"]),
+            "Holm's p": _p(row["p_holm"]),
+            "over images": ends(*(row["examples"] or (None, None))),
+        }
+        shown.append(line | {"every seed or round": ", ".join(write(value) for value in row["values"])})
+    return pd.DataFrame(shown)
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def number(value: float) -> str:
+    """A difference in points, with its sign; no minus before what is rounded to nothing."""
+    return f"{value:+z.2f}"
