@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seladv.data.images import Images
-from seladv.report import measures, timing
+from seladv.report import claims, timing
 from seladv.training.run import Run
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def test_rounds_of_all_arms(
     assert whole == pytest.approx(range(skipped + 1, skipped + 1 + counted))
     for early, late in zip(*seconds.values(), strict=True):
         assert abs(early - late) == pytest.approx(150 / 96)  # one straight after the other
-    assert len(measures.rounds({"epoch_seconds": seconds}, "margin-50", "full")) == timing.ROUNDS
+    assert len(claims.rounds({"epoch_seconds": seconds}, "margin-50", "full")) == timing.ROUNDS
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle"])

@@ -41,7 +41,7 @@ def epoch_seconds(
 
 
 def main(protocol: str) -> None:
-    """Time the arms of `protocol` and write what `measures.rounds` reads, results/timing/<protocol>.json."""
+    """Time the arms of `protocol` and write what `claims.rounds` reads, results/timing/<protocol>.json."""
     root = places.root()
     settings = params.load(root / "params.yaml", protocol)
     parts = images.load(root / "data" / f"{protocol}.safetensors", device=device())
