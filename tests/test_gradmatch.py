@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from seladv.selection import gradmatch, gradmatch_conv, gradmatch_products
+from seladv.selection import gradmatch, gradmatch_layers, gradmatch_products
 from seladv.training.models import mnist_cnn, resnet18_cifar
 
 
@@ -155,7 +155,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor, Tensor]:
 @settings(max_examples=80)
 def test_random_networks(network: tuple[nn.Module, Tensor, Tensor], most: int, scratch: int) -> None:
     """Small layers' gradients are stored, all at once or in parts; with `most` = 0, no convolution's."""
-    with patch.object(gradmatch_conv, "MOST", most), patch.dict(gradmatch_products.SCRATCH, cpu=scratch):
+    with patch.object(gradmatch_layers, "MOST", most), patch.dict(gradmatch_products.SCRATCH, cpu=scratch):
         agree(*network)
 
 

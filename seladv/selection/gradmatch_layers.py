@@ -8,16 +8,18 @@ squared norms are Σₜₛ (aₜᵀaₛ)(δₜᵀδₛ) (the choice of the two: 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from seladv.selection.gradmatch_conv import conv
 from seladv.selection.gradmatch_products import Products, of_mean, of_rows, pieces, rerun, weighted
 
+MOST = 4  # elements that a layer's per-sample gradients may take, over those of its input and output
 Rule = Callable[[Any, Tensor, Tensor, Tensor, set[str], bool], Iterator[Products]]
 
 
@@ -87,11 +89,95 @@ def _normalised(module: nn.Module, a: Tensor) -> Tensor:
     return F.batch_norm(a, module.running_mean, module.running_var, eps=module.eps)
 
 
+class _Shape(NamedTuple):
+    """A 2-d convolution of an already padded input; a 1-d one has a height of 1."""
+
+    weight: torch.Size
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def windows(self, a: Tensor, out: torch.Size) -> Tensor:
+        """The patches [B, groups, H', W', kernel, kernel, C] that the outputs see of `a`: a view."""
+        channels, height, width = self.weight[1:]
+        n, c, h, w = a.stride()
+        (down, right), (dh, dw) = self.stride, self.dilation
+        size = (len(a), self.groups, out[2], out[3], height, width, channels)
+        return a.as_strided(size, (n, c * channels, h * down, w * right, h * dh, w * dw, c), a.storage_offset())
+
+
+def _conv(module: _ConvNd, a: Tensor, g: Tensor, weights: Tensor, own: set[str], norms: bool) -> Iterator[Products]:
+    """The rule for 1-d and 2-d convolutions."""
+    if "bias" in own:
+        yield of_rows([_over_positions(g, weights.dtype)], weights)
+    if "weight" not in own:
+        return
+    shape = _Shape(module.weight.shape, module.stride, module.dilation, module.groups)
+    if a.dim() == 3:
+        g, weight = g.unsqueeze(2), module.weight.unsqueeze(2).shape
+        shape = _Shape(weight, (1, *module.stride), (1, *module.dilation), module.groups)
+    if len(a) * module.weight.numel() <= MOST * (a.numel() + g.numel()):
+        yield of_rows(_gradients(module, a, g, shape), weights)
+    else:
+        a, how = _padded(module, a.to(g.dtype)), (shape.stride, 0, shape.dilation, shape.groups)
+        mean = conv2d_weight(a, shape.weight, weighted(g, weights), *how)
+        squares = _squares(a, g, shape, weights.dtype) if norms else torch.zeros_like(weights)
+        yield of_mean(mean, F.conv2d(a, mean, None, *how), g, squares, weights.dtype)
+
+
+def _over_positions(g: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bias' gradients [B, P]."""
+    parts = pieces(g, each=g[0].numel())
+    return torch.cat([g[part].to(dtype).flatten(2).sum(dim=2) for part in parts])
+
+
+def _padded(module: _ConvNd, a: Tensor) -> Tensor:
+    """The input [B, C, H, W] as the kernel sees it; channels last: a patch is then a few long stretches of memory."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    if any(module._reversed_padding_repeated_twice):
+        a = F.pad(a, module._reversed_padding_repeated_twice, mode)
+    a = a.unsqueeze(2) if a.dim() == 3 else a
+    return a.contiguous(memory_format=torch.channels_last)
+
+
+def _gradients(module: _ConvNd, a: Tensor, g: Tensor, shape: _Shape) -> Iterator[Tensor]:
+    """The kernel's gradients [b, n] themselves, Σₜ δₜ aₜᵀ, for one part of the batch after the other."""
+    deltas = g.flatten(2).unflatten(1, (shape.groups, -1))  # [B, groups, P, T]
+    for part in pieces(a, each=g[0, 0].numel() * shape.groups * shape.weight[1:].numel()):
+        patches = shape.windows(_padded(module, a[part].to(g.dtype)), g.shape)
+        columns = patches.flatten(4).flatten(2, 3)  # [b, groups, T, D]
+        yield (deltas[part] @ columns).flatten(1)
+
+
+def _squares(a: Tensor, g: Tensor, shape: _Shape, dtype: torch.dtype) -> Tensor:
+    """‖Σₜ δₜ aₜᵀ‖² [B] = Σₜₛ (aₜᵀaₛ)(δₜᵀδₛ). Its terms cancel: they are not rounded to bf16.
+
+    A product of two patches is a sum over the kernel's places, each the product of two of the input's pixels: so the
+    pixels are multiplied once, and no patch is written down.
+    """
+    groups, (down, right), (dh, dw) = shape.groups, shape.stride, shape.dilation
+    (height, width), (rows, columns) = g.shape[2:], a.shape[2:]
+    squares = []
+    for part in pieces(a, each=groups * (rows * columns) ** 2):
+        pixels = a[part].to(dtype).flatten(2).unflatten(1, (groups, -1))
+        deltas = g[part].to(dtype).flatten(2).unflatten(1, (groups, -1))
+        every = (pixels.mT @ pixels).unflatten(3, (rows, columns)).unflatten(2, (rows, columns))
+        total = torch.zeros((), dtype=dtype, device=a.device)
+        for i in range(shape.weight[2]):
+            for j in range(shape.weight[3]):
+                down_from = slice(i * dh, i * dh + down * (height - 1) + 1, down)
+                right_from = slice(j * dw, j * dw + right * (width - 1) + 1, right)
+                total = total + every[:, :, down_from, right_from, down_from, right_from]
+        products = (deltas.mT @ deltas).reshape(total.shape)
+        squares.append((total * products).flatten(1).sum(dim=1))
+    return torch.cat(squares)
+
+
 # By the function that runs the module: a subclass that computes something else is not covered by its parent's rule.
 RULES: dict[Callable[..., Tensor], Rule] = {
     nn.Linear.forward: _linear,
-    nn.Conv1d.forward: conv,
-    nn.Conv2d.forward: conv,
+    nn.Conv1d.forward: _conv,
+    nn.Conv2d.forward: _conv,
     _BatchNorm.forward: _affine,
     nn.LayerNorm.forward: _affine,
     nn.GroupNorm.forward: _affine,
