@@ -226,17 +226,10 @@ def test_side_branches_and_explore(study: Study) -> None:
     assert {len(rounds) for rounds in timing["epoch_seconds"].values()} == {5}
     transfer = json.loads((study.folder / "results/transfer/digits.json").read_text())
     assert set(transfer["checks"]) == {"full-0", "margin-50-0"}
-    explore = ["papermill", "-k", "python3", "--no-progress-bar", "notebooks/explore.ipynb", "runs/explore.ipynb"]
-    done = study.run(*explore)
-    assert done.returncode == 0, done.stderr[-3000:]
-    cells = nbformat.read(study.folder / "runs/explore.ipynb", as_version=4).cells
-    shown = [
-        o
-        for cell in cells
-        for o in cell.get("outputs", [])
-        if "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    assert len(shown) == 4
+    # Without a kernel: nbclient at times waits for ever on the messages of `interact` (jupyter/nbclient issue 312).
+    done = study.run("env", "MPLBACKEND=agg", "ipython", "--no-banner", "notebooks/explore.ipynb")
+    assert "Traceback" not in done.stdout + done.stderr, done.stdout[-3000:]
+    assert done.stdout.count("<Figure size") == done.stdout.count("interactive(children") == 4
 
 
 def test_claims_of_published_results(study: Study) -> None:
