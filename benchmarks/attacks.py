@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks import peers
 from benchmarks.contest import Calls, Case, Contest, sample
 from seladv.attack import ascend, pgd
-from seladv.graph import Graphed, cuda_graph
+from seladv.frozen import Graphed, cuda_graph
 from seladv.training.device import autocast, resolve
 
 

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 
 @contextmanager
@@ -26,6 +25,30 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def direction(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy's gradient at the logits [B, classes], softmax − one-hot, divided by each sample's 1 − p_y.
+
+    The factor 1 − p_y vanishes in rounding where the network is confident. Without it the true class has −1 and the
+    others a distribution, so that the gradient at the image keeps its direction at any confidence. float32, or float64
+    for float64 logits; detached.
+    """
+    truth, z = y[:, None], logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    return z.scatter(1, truth, -torch.inf).softmax(dim=1).scatter(1, truth, -1)
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Each image's gradient of the cross-entropy [B, C, H, W], up to a positive factor for each image (`direction`).
+
+    Args and shapes as for `pgd`. The network runs in the mode that it is in.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+    # Only the images' gradient: `loss.backward()` would compute every weight's as well.
+    (gradient,) = torch.autograd.grad(logits, x, direction(logits, y).to(logits.dtype))
+    return gradient
+
+
 def ascend(
     model: nn.Module, x_adv: Tensor, y: Tensor, lower: Tensor, upper: Tensor, *, step_size: float, steps: int
 ) -> Tensor:
@@ -34,13 +57,7 @@ def ascend(
     Args and shapes as for `pgd`; `lower` and `upper` are shaped as the images. The network runs in the mode it is in.
     """
     for _ in range(steps):
-        x_adv = x_adv.detach().requires_grad_()
-        with torch.enable_grad():
-            # A sum, so that one sample's gradient does not shrink with the size of its batch.
-            loss = cross_entropy(model(x_adv).float(), y, reduction="sum")
-        # Only the input's gradient: `loss.backward()` would compute every weight's as well.
-        (gradient,) = torch.autograd.grad(loss, x_adv)
-        x_adv = gradient.sign().mul_(step_size).add_(x_adv.detach()).clamp_(lower, upper)
+        x_adv = input_gradient(model, x_adv, y).sign().mul_(step_size).add_(x_adv).clamp_(lower, upper)
     return x_adv
 
 
@@ -67,7 +84,7 @@ def pgd(
         steps: gradient steps, each one forward pass and one backward pass to the input.
         start: radius of the uniform random start, same units; `eps` if not given, 0 starts at `x`.
         generator: source of the random start; the default generator if not given.
-        ascend: takes the steps; `seladv.graph.Graphed` takes the same ones as a CUDA graph.
+        ascend: takes the steps; `seladv.frozen.Graphed` takes the same ones as a CUDA graph.
 
     Returns:
         Images [B, C, H, W], float32, within eps of `x` and in [0, 1]; detached.

@@ -1,17 +1,18 @@
 """PGD stays within its bounds and does harm; attacking and scoring leave the network as it was."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from conftest import Network
+from conftest import Network, random_network
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seladv.attack import pgd
+from seladv.attack import input_gradient, pgd
 from seladv.data.images import Images
 from seladv.selection import SELECTORS
 from seladv.training.monitor import correct
@@ -127,6 +128,50 @@ def test_images_out_of_range_are_refused(broken: nn.Module, batch: Batch, pixel:
 def test_negative_settings_are_refused(broken: nn.Module, batch: Batch, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^pgd: .*{name}=-1.*negative$"):
         pgd(broken, *batch, **ATTACK | {name: -1})
+
+
+# ---- the gradient's sign
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_signs_are_those_of_cross_entropy(batch: Batch, dtype: torch.dtype, least: float, scale: float) -> None:
+    model, x, y = random_network(3).eval().to(dtype), batch[0].to(dtype).requires_grad_(), batch[1]
+    (usual,) = torch.autograd.grad(cross_entropy(scale * model(x), y, reduction="sum"), x)
+    ours = input_gradient(lambda x: scale * model(x), x, y)  # type: ignore[arg-type]
+    counts = usual.abs() > least * usual.flatten(1).abs().amax(dim=1)[:, None, None, None]
+    assert counts.any(dim=0).float().mean() > 0.9
+    assert torch.equal(usual.sign()[counts], ours.sign()[counts])
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """A network that has learnt 64 random images by heart, and these."""
+    generator = seeded()
+    x, y = torch.rand(64, 1, 8, 8, generator=generator), torch.randint(10, (64,), generator=generator)
+    model = random_network()
+    assert isinstance(model, nn.Sequential)
+    optimizer = torch.optim.Adam(model.eval().parameters(), lr=0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert (model(x).argmax(dim=1) == y).all()
+    return model, x, y
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1, 30, 300, 1000, 3000])
+def test_confidence_does_not_stall(
+    fitted: tuple[nn.Sequential, Tensor, Tensor], scale: float, dtype: torch.dtype | None
+) -> None:
+    model, x, y = copy.deepcopy(fitted[0]), *fitted[1:]
+    with torch.no_grad():
+        model[-1].weight.mul_(scale)
+        model[-1].bias.mul_(scale)
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        x_adv = pgd(model, x, y, eps=0.1, step_size=0.02, steps=15, generator=seeded())
+    assert not (model(x_adv).argmax(dim=1) == y).any()
 
 
 # ---- the network is left as it was

@@ -30,11 +30,12 @@ class Witness(cost.Clock):
     the first weight. Exact matching computes no gradient of a weight: its products with the first layer count instead.
     """
 
-    def __init__(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, run: Run, monkeypatch: pytest.MonkeyPatch):
         super().__init__(CPU)
         self.passes, self.phase, self.reached = cost.none(), "", 0
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-        model.register_forward_hook(self.forward)
+        first = next(module for module in run.model.modules() if isinstance(module, nn.Conv2d))
+        for model in {run.model, run.frozen.network}:
+            model.register_forward_hook(self.forward)
         first.weight.register_hook(self.weights)
         products = gradmatch.products
 
@@ -78,7 +79,7 @@ class Witness(cost.Clock):
 def test_passes_are_those_that_ran(settings: Settings, digits: Data, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:
     """In a warm-up epoch and in the one after it, held-out evaluation included."""
     run = Run(settings | {"warmup_epochs": 1, "steps": K}, arm=arm, seed=0, data=digits, device=CPU)
-    run.clock = witness = Witness(run.model, monkeypatch)
+    run.clock = witness = Witness(run, monkeypatch)
     for _ in range(2):
         witness.passes = cost.none()
         line = finish_epoch(run, seconds=train_epoch(run))

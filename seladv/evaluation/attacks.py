@@ -4,20 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from seladv.attack import eval_mode, pgd
+from seladv.attack import eval_mode, input_gradient, pgd
 from seladv.data.images import Images
 from seladv.training.monitor import Attack, correct
-
-
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Gradient [B, C, H, W] of each image's cross-entropy to that image, the network in eval mode."""
-    x = x.detach().requires_grad_()
-    with eval_mode(model), torch.enable_grad():
-        loss = cross_entropy(model(x).float(), y, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x)
-    return gradient
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
@@ -25,7 +15,8 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
 
     Args and shapes as for `seladv.attack.pgd`.
     """
-    return (x + eps * input_gradient(model, x, y).sign()).clamp(0, 1)
+    with eval_mode(model):
+        return (x + eps * input_gradient(model, x, y).sign()).clamp(0, 1)
 
 
 def sign_noise(x: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:

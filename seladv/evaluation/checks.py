@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seladv.attack import eval_mode
+from seladv.attack import eval_mode, input_gradient
 from seladv.data.images import Images, stream
-from seladv.evaluation.attacks import input_gradient, pgd_attack
+from seladv.evaluation.attacks import pgd_attack
 from seladv.evaluation.curves import Curve
 from seladv.evaluation.outcomes import worst_case
 from seladv.study.protocol import Protocol
@@ -70,7 +70,8 @@ def large_eps_breaks(curve: Curve, *, n: int) -> Check:
 
 def gradients_exist(model: nn.Module, data: Images) -> Check:
     """Hardly any image's loss has an all-zero gradient, which leaves a gradient attack where it started."""
-    flat = [input_gradient(model, x, y).flatten(1).abs().amax(dim=1) == 0 for x, y in data.batches(250)]
+    with eval_mode(model):
+        flat = [input_gradient(model, x, y).flatten(1).abs().amax(dim=1) == 0 for x, y in data.batches(250)]
     zero = torch.cat(flat)
     passed = int(zero.sum()) <= slack(len(zero))
     reading = f"{percent(zero):.1f} % of the images have no input gradient"

@@ -7,10 +7,11 @@ each layer as the backward pass reaches it, so that memory holds one layer's scr
 import torch
 from torch import Tensor, nn
 
-from seladv.attack import eval_mode
+from seladv.attack import direction, eval_mode
 from seladv.selection.gradmatch_layers import products
 from seladv.selection.gradmatch_products import Products
 from seladv.selection.gradmatch_trace import Trace
+from seladv.selection.topk import log_error
 
 
 def gradmatch(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -94,11 +95,8 @@ def _score(model: nn.Module, x: Tensor, y: Tensor, *, norms: bool) -> tuple[Prod
         with trace.forward():
             logits = model(x.detach())
         first = trace.first(logits)
-        z = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-        others = z.scatter(1, y[:, None], -torch.inf)
-        log_errors = others.logsumexp(dim=1) - z.logsumexp(dim=1)
-        # (p - onehot) / s; in p - onehot itself, the true class's p would round to 1 and the others' not to 0.
-        direction = others.softmax(dim=1).scatter(1, y[:, None], -1)
+        start = direction(logits, y)
+        log_errors = log_error(logits.detach().to(start.dtype), y)
         sums.begin((log_errors - log_errors.amax()).exp())
-        torch.autograd.grad(logits, first, direction.to(logits.dtype), allow_unused=True)
+        torch.autograd.grad(logits, first, start.to(logits.dtype), allow_unused=True)
     return sums.total, log_errors.exp()

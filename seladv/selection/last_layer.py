@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
-from seladv.selection.topk import of_logits
+from seladv.attack import direction
+from seladv.selection.topk import log_error, of_logits
 
 
 @of_logits
@@ -53,12 +54,9 @@ def last_layer_cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     if layers[-1].bias is not None:
         features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
 
-    # e = (1 - p_y) d with d = softmax over the other classes - onehot(y). A cosine needs d alone, of norm >= 1, and the
-    # mean only relative sizes: so nothing cancels or underflows however sure the network is.
-    truth = y[:, None]
-    others = logits.float().scatter(1, truth, -torch.inf)
-    directions = others.softmax(dim=1).scatter(1, truth, -1)
-    log_sizes = others.logsumexp(dim=1) - logits.float().logsumexp(dim=1)
+    # e = (1 - p_y) d. A cosine needs d alone, of norm >= 1, and the mean only relative sizes: so nothing cancels or
+    # underflows however confident the network is.
+    directions, log_sizes = direction(logits, y), log_error(logits.float(), y)
     sizes = (log_sizes - log_sizes.max()).exp()
     mean = (sizes[:, None] * directions).T @ features  # proportional to ḡ: [classes, features]
     dots = ((directions @ mean) * features).sum(dim=1)

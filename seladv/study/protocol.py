@@ -105,7 +105,7 @@ class Protocol(Section):
     weight_decay: Share
     schedule: Literal["constant", "one-cycle"]
     warmup_epochs: Annotated[int, Field(ge=0)]  # of the arms with `-warmup` or `-frozen`, and of no other
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     headline: Literal["last", "best"]  # which network the tables show
     max_hours: Positive
     evaluate: Evaluation

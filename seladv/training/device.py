@@ -10,40 +10,39 @@ from typing import Any
 
 import torch
 
+FORMATS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # that autocast computes in
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
 
 
 def device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The accelerator that torch finds (CUDA, MPS, XPU), else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def resolve(precision: str, device: torch.device) -> str:
-    """Turn `auto` into `bf16` where `device` computes it natively and into `fp32` elsewhere.
+    """Turn `auto` into `bf16` where `device` computes it natively, `fp16` on an older CUDA GPU, and `fp32` elsewhere.
 
     Emulated bf16 is slower than fp32, so the hardware is asked: CUDA itself, or the CPU's AVX-512 bf16 and AMX flags.
     """
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    flags = torch.cpu.get_capabilities()
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    flags = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
     """A context in which the network computes in `precision` while weights and images stay fp32.
 
-    Enter it once around a whole attack: the weights are then cast once and not at every step. Leave it before
-    the weights change.
+    Leave it before the weights change: it keeps the cast ones.
     """
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, dtype=FORMATS[precision], enabled=precision != "fp32")
 
 
 def arithmetic(precision: str) -> dict[str, Any]:
     """What rounding depends on besides the code: a saved state is resumed only where all of it is the same."""
-    gpu = device().type == "cuda"
-    name = torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability()
+    name = torch.backends.cpu.get_cpu_capability() if device().type == "cpu" else _name()
     precision = resolve(precision, device())
     return {"torch": torch.__version__, "device": name, "threads": torch.get_num_threads(), "precision": precision}
 
@@ -55,7 +54,7 @@ def describe(root: Path) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": _name(),
         "threads": torch.get_num_threads(),
     }
 
@@ -69,11 +68,13 @@ def _revision(root: Path) -> str:
         return "unknown"
 
 
-def _processor() -> str:
-    """The CPU's own name where the system tells it."""
+def _name() -> str:
+    """The device's own name, or its type where the system does not tell it."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
+    if device().type == "cpu" and cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return f"{device().type}, {platform.processor() or platform.machine()}"

@@ -56,15 +56,16 @@ def finish_epoch(run: Run, *, seconds: float) -> dict[str, Any]:
 
     attacks = {"clean": None, "robust": by_pgd, "fgsm": by_fgsm}
     with run.clock("monitor"), run.autocast():
-        hits = {name: percent(correct(run.model, run.heldout, attack=attack)) for name, attack in attacks.items()}
+        network = run.frozen.refold()
+        hits = {name: percent(correct(network, run.heldout, attack=attack)) for name, attack in attacks.items()}
     passes = cost.add(run.passes, cost.monitoring(len(run.heldout.labels), steps=steps))
     selected = run.selected_classes.sum().item()
     line = {
         "epoch": len(run.history) + 1,
-        "loss": run.loss.item() / len(run.train.labels),
+        "loss": run.loss / len(run.train.labels),
         **{f"heldout_{name}": value for name, value in hits.items()},
         "selected_classes": [count / selected if selected else 0.0 for count in run.selected_classes.tolist()],
-        "never_selected": (run.times_selected == 0).double().mean().item(),
+        "never_selected": (run.times_selected == 0).float().mean().item(),
         "passes": passes,
         "seconds": run.clock.take(),
         "epoch_seconds": seconds,

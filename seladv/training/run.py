@@ -11,13 +11,14 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from seladv.attack import ascend
 from seladv.data.images import Images, crop_and_flip, stream, to_float
-from seladv.graph import Graphed
-from seladv.selection import SCORES, SELECTORS
+from seladv.frozen import Frozen, Graphed
+from seladv.selection import CRITERIA, SCORES, SELECTORS
 from seladv.study import arms
 from seladv.training import cost, models
-from seladv.training.device import autocast, resolve
+from seladv.training.device import FORMATS, autocast, resolve
 
-SAVED = ("history", "kept", "times_selected", "remembered")  # of a run, beside its network, optimiser and generators
+PARTS = ("model", "optimizer", "schedule", "scaler")
+SAVED = ("history", "kept", "times_selected", "remembered")
 
 
 class Run:
@@ -42,8 +43,11 @@ class Run:
         # On the CPU, where every device finds the same batches, crops and flips.
         self.generators = {name: stream(seed, name) for name in ("order", "augment")}
         self.generators |= {name: stream(seed, name, device) for name in ("attack", "selection")}
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        example = self.train.batch(torch.arange(2, device=device))[0]
+        self.frozen = Frozen(self.model, example, dtype=FORMATS[self.precision])
         self.clock = cost.Clock(device)
-        self.ascend = Graphed(self.model) if device.type == "cuda" else ascend
+        self.ascend = Graphed(self.frozen.network) if device.type == "cuda" else ascend
         self.history: list[dict[str, Any]] = []
         self.kept: dict[str, dict[str, Tensor]] = {}  # "middle" and "best" → weights
         self.times_selected = torch.zeros(len(self.train.labels), dtype=torch.int32, device=device)
@@ -55,7 +59,7 @@ class Run:
         if self.warm and "frozen" in self.arm.switches:
             for module in self.model.modules():
                 module.training = not isinstance(module, _BatchNorm)
-        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.loss = 0.0
         self.selected_classes = torch.zeros(self.classes, dtype=torch.int64, device=self.device)
         self.passes = cost.none()
         self.clock.take()
@@ -87,11 +91,16 @@ class Run:
             return "random"
         return None if "stale" in self.arm.switches else self.arm.criterion
 
-    def choose(self, index: Tensor, x: Tensor, y: Tensor) -> LongTensor:
-        """Indices [k] into the batch of the samples to attack. Nothing is scored where all or none are."""
+    def choose(self, network: torch.nn.Module, index: Tensor, x: Tensor, y: Tensor) -> LongTensor:
+        """Indices [k] into the batch of the samples to attack. Nothing is scored where all or none are.
+
+        `network` is the folded copy. A criterion that looks at the weights' gradients takes the network itself.
+        """
         k, criterion = self.arm.count(len(x)), self.criterion(len(x))
         if criterion:
-            return SELECTORS[criterion](self.model, x, y, k, generator=self.generators["selection"])
+            _, _, of_logits = CRITERIA[criterion]
+            model = network if of_logits else self.model
+            return SELECTORS[criterion](model, x, y, k, generator=self.generators["selection"])
         if k in (0, len(x)):
             return torch.arange(k, device=x.device)  # type: ignore[return-value]
         return self.remembered[index].topk(k).indices  # type: ignore[return-value]
@@ -106,7 +115,7 @@ class Run:
         """Keep the network as it is now under `name`."""
         self.kept[name] = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
 
-    def book(self, index: Tensor, chosen: LongTensor, loss: Tensor) -> None:
+    def book(self, index: Tensor, chosen: LongTensor, loss: float) -> None:
         """Count one finished training step."""
         criterion = self.criterion(len(index))
         both = len(chosen) if "whole" in self.arm.switches else 0
@@ -119,13 +128,13 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes from epoch to epoch: what a killed run resumes from, bit for bit."""
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
         generators = {name: generator.get_state() for name, generator in self.generators.items()}
         return {**parts, "generators": generators, **{name: getattr(self, name) for name in SAVED}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where `state` was taken."""
-        for name in ("model", "optimizer", "schedule"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         for name, value in state["generators"].items():
             self.generators[name].set_state(value)

@@ -61,18 +61,21 @@ def training_step(run: Run, index: Tensor) -> tuple[LongTensor, Tensor]:
         Indices [k] into the batch of the attacked samples, and the loss before the update.
     """
     x, y = run.batch(index)
+    with run.clock("attack"):
+        network = run.frozen.refold()
     with run.clock("scoring"), run.autocast():
-        chosen = run.choose(index, x, y)
+        chosen = run.choose(network, index, x, y)
     with run.clock("attack"), run.autocast():
         generator = run.generators["attack"]
-        x_adv = pgd(run.model, x[chosen], y[chosen], **run.attack, generator=generator, ascend=run.ascend)
+        x_adv = pgd(network, x[chosen], y[chosen], **run.attack, generator=generator, ascend=run.ascend)
     with run.clock("update"):
         objective = whole_batch if "whole" in run.arm.switches else mixed
         with run.autocast():
             loss, logits = objective(run.model, x, y, chosen, x_adv)
         run.optimizer.zero_grad()
-        loss.backward()
-        run.optimizer.step()
+        run.scaler.scale(loss).backward()
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
         run.schedule.step()
         run.remember(index, logits, y)
     return chosen, loss.detach()
@@ -92,7 +95,7 @@ def train_epoch(run: Run) -> float:
             raise TrainingError(
                 f"the loss is {value} in epoch {epoch}, batch {number}; try a smaller lr than {run.settings['lr']}"
             )
-        run.book(index, chosen, loss)
+        run.book(index, chosen, value)
     return time.monotonic() - started
 
 
