@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks import peers
 from benchmarks.contest import Calls, Case, Contest, sample
 from seladv.attack import ascend, pgd
-from seladv.frozen import Graphed, cuda_graph
-from seladv.training.device import autocast, resolve
+from seladv.frozen import Frozen, Graphed, cuda_graph
+from seladv.training.device import FORMATS, autocast, resolve
 
 
 def default_layout(x: Tensor) -> Tensor:
@@ -60,7 +60,10 @@ def textbook(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, step_size: f
 
 
 def limit(model: nn.Module, x: Tensor, *, precision: str, steps: int) -> Tensor:
-    """As many forward passes and backward passes to the input as PGD makes, and nothing besides: the last gradient."""
+    """As many forward passes and backward passes to the input as PGD makes, and nothing besides: the last gradient.
+
+    `model` is the folded copy, so that the passes are the cheapest ones that compute the same network.
+    """
     gradient = x
     with autocast(precision, x.device):
         for _ in range(steps):
@@ -73,19 +76,26 @@ def limit(model: nn.Module, x: Tensor, *, precision: str, steps: int) -> Tensor:
 def contest(case: Case, *, device: torch.device, found: dict[str, Any]) -> Contest:
     """Milliseconds of a PGD step; the check is the mean loss that an attack reaches: none is fast by attacking less.
 
-    On a GPU our steps and the bare passes are CUDA graphs. `found`: see `peers.load`.
+    `plain` is `pgd` on the network as it is, as in a loop of one's own; `seladv` refolds a copy for each attack, as in
+    training. On a GPU our steps and the bare passes are CUDA graphs. `found`: see `peers.load`.
     """
     model, x, y = sample(case, device)
-    plain, x_plain = usual(model), default_layout(x)
+    usual_model, x_usual = usual(model), default_layout(x)
     gpu, trained = device.type == "cuda", resolve("auto", device)
-    steps = Graphed(model) if gpu else ascend
+    formats = dict.fromkeys((trained, "fp32"))
+    copies = {precision: Frozen(model, x[:2], dtype=FORMATS[precision]) for precision in formats}
+    steps = {precision: Graphed(copy.network) if gpu else ascend for precision, copy in copies.items()}
 
     def ours(precision: str) -> Tensor:
         with autocast(precision, device):
-            return pgd(model, x, y, **case.attack, ascend=steps)
+            return pgd(copies[precision].refold(), x, y, **case.attack, ascend=steps[precision])
+
+    def plain(precision: str) -> Tensor:
+        with autocast(precision, device):
+            return pgd(model, x, y, **case.attack)
 
     def passes(precision: str) -> Callable[[], Any]:
-        call = partial(limit, model, x, precision=precision, steps=case.attack["steps"])
+        call = partial(limit, copies[precision].network, x, precision=precision, steps=case.attack["steps"])
         return cuda_graph(call)[0] if gpu else call
 
     @torch.no_grad()
@@ -94,11 +104,12 @@ def contest(case: Case, *, device: torch.device, found: dict[str, Any]) -> Conte
         for name, x_adv in attacks.items():
             if (x_adv - x).abs().max() > case.attack["eps"] + 1e-6:
                 raise RuntimeError(f"{name} left the ball of eps = {case.attack['eps']}")
-        return {name: cross_entropy(plain(x_adv), y).item() for name, x_adv in attacks.items()}
+        return {name: cross_entropy(usual_model(x_adv), y).item() for name, x_adv in attacks.items()}
 
-    calls: Calls = {"textbook": partial(textbook, plain, x_plain, y, **case.attack)}
-    calls |= peers.attacks(found, plain, x_plain, y, **case.attack)
-    for precision in dict.fromkeys((trained, "fp32")):
-        calls |= {f"seladv, {precision}": partial(ours, precision), f"limit, {precision}": passes(precision)}
+    calls: Calls = {"textbook": partial(textbook, usual_model, x_usual, y, **case.attack)}
+    calls |= peers.attacks(found, usual_model, x_usual, y, **case.attack)
+    for precision in formats:
+        calls |= {f"seladv, {precision}": partial(ours, precision), f"plain, {precision}": partial(plain, precision)}
+        calls |= {f"limit, {precision}": passes(precision)}
     title = f"attack: {case.model}, batch {case.batch}"
     return Contest(title, "PGD step", case.attack["steps"], f"seladv, {trained}", calls, losses)

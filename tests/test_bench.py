@@ -25,8 +25,8 @@ TINY = Case("digits-cnn", BATCH, (1, 8, 8), {"eps": 0.15, "step_size": 0.03, "st
 SHAPES = {"digits-cnn": (1, 8, 8), "mnist-cnn": (1, 28, 28), "resnet18-narrow": (3, 32, 32)}
 
 
-def passes(model: nn.Module, call: Callable[[], Any]) -> tuple[int, int]:
-    """Samples that a call puts through a network, and samples whose gradient gets back to its first convolution."""
+def passes(models: list[nn.Module], call: Callable[[], Any]) -> tuple[int, int]:
+    """Samples that a call puts through the networks, and those whose gradient gets back to a first convolution."""
     forward: list[int] = []
     backward: list[int] = []
 
@@ -35,7 +35,8 @@ def passes(model: nn.Module, call: Callable[[], Any]) -> tuple[int, int]:
         if output.requires_grad:
             output.register_hook(lambda gradient: backward.append(len(gradient)))
 
-    next(module for module in model.modules() if isinstance(module, nn.Conv2d)).register_forward_hook(hook)
+    for model in models:
+        next(module for module in model.modules() if isinstance(module, nn.Conv2d)).register_forward_hook(hook)
     call()
     return sum(forward), sum(backward)
 
@@ -65,7 +66,7 @@ def test_the_limit_and_the_textbook_make_as_many_passes_as_ours() -> None:
     bare = partial(attacks.limit, x=x, precision="fp32", steps=STEPS)
     for call in (partial(pgd, **settings), partial(attacks.textbook, **settings), bare):
         network = attacks.usual(model)
-        assert passes(network, partial(call, network)) == (STEPS * BATCH, STEPS * BATCH)
+        assert passes([network], partial(call, network)) == (STEPS * BATCH, STEPS * BATCH)
 
 
 @pytest.mark.parametrize(("arm", "scored", "attacked"), [("full", 0, BATCH), ("margin-50", BATCH, BATCH // 2)])
@@ -73,8 +74,9 @@ def test_both_epochs_put_as_many_images_through_the_network(arm: str, scored: in
     calls: Any = epochs.contest(TINY, batches=2, device=CPU).calls
     textbook, ours = (calls[f"{name}, {arm}"] for name in ("textbook", "seladv"))
     updated = attacked * STEPS + BATCH
-    for model, call in ((textbook.args[0], textbook), (ours.args[0].model, ours)):
-        assert passes(model, call) == (2 * (scored + updated), 2 * updated)
+    run = ours.args[0]
+    for networks, call in (([textbook.args[0]], textbook), ([run.model, run.frozen.network], ours)):
+        assert passes(networks, call) == (2 * (scored + updated), 2 * updated)
 
 
 def test_gradient_matchings_rivals_find_its_scores() -> None:
@@ -109,12 +111,24 @@ def test_the_report_has_a_row_for_each_contestant(tmp_path: Path, monkeypatch: p
     __main__.main(tmp_path, cases=[TINY], batches=1, seconds=0)
     (report,), (content,) = tmp_path.glob("*.md"), tmp_path.glob("*.json")
     rows = json.loads(content.read_text())["rows"]
-    table = [line for line in report.read_text().splitlines() if line.startswith("|")]
+    lines = [line for line in report.read_text().splitlines() if line.startswith("|")]
+    second = next(number for number, line in enumerate(lines) if "implementation" in line)
+    table, halves = lines[:second], lines[second:]
     shown = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in table[2:]]
     contests = __main__.contests([TINY], batches=1, device=__main__.device(), found=peers.load())
     assert shown == [(row["contest"], row["contestant"]) for row in rows]
     assert shown == [(one.title, name) for one in contests for name in one.calls]
-    ways = {"textbook", "seladv, fp32", "limit, fp32", "textbook, full", "seladv, margin-50", "gradmatch", "vmap(grad)"}
+    assert [line.split("|")[2].strip() for line in halves[2:]] == ["textbook", "seladv"]
+    ways = {
+        "textbook",
+        "seladv, fp32",
+        "plain, fp32",
+        "limit, fp32",
+        "textbook, full",
+        "seladv, margin-50",
+        "gradmatch",
+        "vmap(grad)",
+    }
     assert ways <= {name for _, name in shown}
     losses = [row["check"] for row in rows if row["unit"] == "PGD step" and row["check"]]
     assert losses[1:] == pytest.approx([losses[0]] * (len(losses) - 1), rel=0.02)
