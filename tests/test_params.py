@@ -62,7 +62,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.model", "vgg", "mnist-cnn, digits-cnn, resnet18, resnet18-narrow is allowed"),
     ("digits.model", 18, "valid string"),
     ("digits.data", "svhn", "'digits', 'mnist' or 'cifar10'"),
-    ("digits.precision", "fp16", "'auto', 'fp32' or 'bf16'"),
+    ("digits.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
     ("digits.seeds", [], "at least one"),
     ("digits.seeds", 0, "valid list"),
     ("digits.seeds", [0, -1], "greater than or equal to 0"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seladv.data.images import Images
-from seladv.training import checkpoint
+from seladv.training import checkpoint, models
 from seladv.training import train as module
 from seladv.training.run import Run
 from seladv.training.train import train, training_step
@@ -87,6 +87,21 @@ def test_optimiser_schedule_and_augmentation_resume(
     expected = train(settings, arm=arm, seed=0, data=digits, device=CPU)
     for moment in (2, 5, 6, 9):
         assert_same(resumed(settings, arm, digits, tmp_path / str(moment), monkeypatch, moment=moment), expected)
+
+
+def test_a_gradient_scaler_resumes(
+    settings: Settings, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16: the scaler counts the updates that it did not have to skip, and the count is part of the state."""
+    settings |= {"precision": "fp16"}
+    start = {name: value.clone() for name, value in models.build(settings["model"], seed=0).state_dict().items()}
+    expected = train(settings, arm="margin-50", seed=0, data=digits, device=CPU)
+    assert expected.scaler.state_dict()["_growth_tracker"] == STEPS
+    assert not equal(expected.model.state_dict(), start)
+    for moment in (3, 7):
+        assert_same(
+            resumed(settings, "margin-50", digits, tmp_path / str(moment), monkeypatch, moment=moment), expected
+        )
 
 
 def test_no_saved_epoch_is_repeated(
