@@ -49,7 +49,7 @@ def test_repeatable(trained: nn.Module, digits: dict[str, Images], protocol: Pro
     assert untimed(evaluate(trained, digits["test"], protocol, seed=0)) == untimed(first)
 
 
-def test_the_subset_alone_decides_most(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
+def test_same_images_for_every_attack(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     """All attacks but the protocol's PGD see the same images, whatever the others are."""
     chosen = subset(digits["test"].labels, 8)
     first = evaluate(trained, digits["test"], protocol, seed=0)

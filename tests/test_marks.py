@@ -15,6 +15,7 @@ from seladv.evaluation.autoattack import autoattack
 from seladv.report import marks
 from seladv.report.marks import MISLED, NOT_CONVERGED, OVERSTATES, Mark, detect
 from seladv.study import params
+from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
 from seladv.training.train import train
 
@@ -117,7 +118,7 @@ def test_honest_network(noise: Images, protocol: Protocol) -> None:
     run = measured(Linear(), noise, protocol)
     assert 20 < run["robust"] < 80  # enough images on both sides for a mark
     assert found(run) == []
-    assert [found(*[run] * 3, transfer={"pairs": []})] == [[]]
+    assert [found(*[run] * 3, transfer={"subset": run["evaluation"]["subset"], "pairs": []})] == [[]]
 
 
 def test_trained_network(digits: dict[str, Images], settings: dict[str, Any], protocol: Protocol) -> None:
@@ -229,7 +230,9 @@ def test_transferred_examples(broken: int, marked: bool) -> None:
         for source, count in (("margin-50", broken), ("clean", 0), ("full", 100))
     ]
     expected = [Mark(MISLED, f"transfer from margin-50 breaks {broken} of 100 more")] if marked else []
-    assert found(made(), transfer={"pairs": pairs}) == expected
+    assert found(made(), transfer={"subset": list(range(100)), "pairs": pairs}) == expected
+    with pytest.raises(StudyError, match=r"^transfer-digits attacked other images than the runs: .*transfer-digits`$"):
+        found(made(), transfer={"protocol": "digits", "subset": [1, 2], "pairs": pairs})
 
 
 def test_zero_gradients_and_a_boundless_attack_need_no_test() -> None:

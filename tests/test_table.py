@@ -229,7 +229,7 @@ def test_marks_column(runs: Metrics) -> None:
 
 def test_marks_by_transfer(runs: Metrics) -> None:
     pairs = [{"source": "clean", "target": "full", "seed": 3, **entry(right(0))}]
-    found = table.runs(runs, {"pairs": pairs})
+    found = table.runs(runs, {"subset": SUBSET, "pairs": pairs})
     assert found["marks"].map(len).tolist() == [0, 0, 1, 0, 0, 0]
     assert table.runs(runs)["marks"].map(len).sum() == 0
 

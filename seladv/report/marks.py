@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seladv.evaluation.outcomes import survivors
 from seladv.report import stats
+from seladv.study.places import StudyError
 from seladv.training.monitor import percent
 
 Run = Mapping[str, Any]
@@ -63,8 +64,14 @@ def find(metrics: Mapping[str, Sequence[Run]], transfer: Mapping[str, Any] | Non
     Args:
         metrics: arm → its runs, as `report.table.load` reads them.
         transfer: results/transfer/<protocol>.json, where it has been made.
+
+    Raises:
+        StudyError: `transfer` is of other images than the runs.
     """
     runs = {(arm, run["seed"]): run for arm, of_arm in metrics.items() for run in of_arm}
+    if transfer and any(run["evaluation"]["subset"] != transfer["subset"] for run in runs.values()):
+        name = f"transfer-{transfer['protocol']}"
+        raise StudyError(f"{name} attacked other images than the runs: run `dvc repro --single-item {name}`")
     misled = _misled(runs, (transfer or {}).get("pairs", []))
     return {key: [*_of_run(run), *misled[key]] for key, run in runs.items()}
 
