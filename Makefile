@@ -18,7 +18,8 @@ runs-%: $(READY)
 	dvc repro check data-$*
 	dvc stage list --name-only --all | sed -n 's/^\(.*:\)\?train-$*@//p' | \
 	  xargs -P $(JOBS) --process-slot-var=SLOT -I{} bash -c '$(ON_A_GPU) \
-	  dvc --wait-for-lock repro --quiet --single-item --allow-missing $(call stage,train-$*@{}) $(call stage,evaluate-$*@{})'
+	  dvc --wait-for-lock repro --quiet --single-item --allow-missing \
+	  $(call stage,train-$*@{}) $(call stage,evaluate-$*@{}) $(call stage,autoattack-$*@{})'
 
 # A stage by its name; those of the GPU's protocols are in a pipeline file of their own.
 stage = $(if $(filter cifar10 cifar10-200,$*),gpu/dvc.yaml:$(1),$(1))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks import peers
 from seladv.attack import eval_mode, pgd
 from seladv.data.images import Images, load
+from seladv.evaluation.outcomes import subset
 from seladv.study import params, places
 from seladv.training.checkpoint import load_network
 from seladv.training.device import device
@@ -21,7 +22,6 @@ from seladv.training.monitor import correct, percent
 Outcomes = dict[str, Tensor]  # library → which images are right under its PGD [N], bool
 
 BATCH = 250
-MOST = 1000  # test images: minutes for the MNIST network on a CPU
 
 
 def outcomes(
@@ -48,17 +48,17 @@ def outcomes(
 
 
 def main(protocol: str, arm: str, seed: int) -> None:
-    """Print robust accuracy by library, and on how many images each judges otherwise than seladv."""
+    """Print robust accuracy by library, and on how many images each differs from seladv."""
     root = places.root()
     study = params.load(root / "params.yaml", protocol, arm=arm, seed=seed)
     model = load_network(places.network(root, protocol, arm=arm, seed=seed), study.model, device=device())
     test = load(root / "data" / f"{protocol}.safetensors", device=device())["test"]
-    few = Images(*(part[: min(MOST, study.evaluate.examples)] for part in test))
+    few = Images(*(part[subset(test.labels, study.evaluate.subset)] for part in test))
     settings = study.evaluate.model_dump(include={"step_size", "steps"})
     found = outcomes(model, few, eps=study.eps, **settings, libraries=peers.ATTACKS)
     for name, hits in found.items():
         others = int((hits != found["seladv"]).sum())
-        print(f"{protocol} {arm} {seed} {name:13} {percent(hits):6.2f} % of {len(hits)}, {others} judged otherwise")
+        print(f"{protocol} {arm} {seed} {name:13} {percent(hits):6.2f} % of {len(hits)}, {others} differ")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seladv.data.images import Images
-from seladv.evaluation.attacks import fgsm, input_gradient, pgd_attack, sign_noise, surviving, worst_of
+from seladv.evaluation.attacks import fgsm, input_gradient, sign_noise, surviving
 from seladv.training.monitor import correct
 
 EPS = 0.15
@@ -63,27 +63,3 @@ def test_survivors(trained: nn.Module, digits: dict[str, Images]) -> None:
     seen.clear()
     assert not surviving(trained, digits["test"], torch.zeros_like(alive), attack).any()
     assert not seen
-
-
-def test_restarts(trained: nn.Module, digits: dict[str, Images]) -> None:
-    data = digits["test"]
-    alive = correct(trained, data)
-    left = []
-    for restarts in (1, 2, 4):
-        attack = pgd_attack(eps=0.1, step_size=0.02, steps=3, generator=seeded())
-        left.append(worst_of(trained, data, alive, [attack] * restarts))
-    assert not (left[1] & ~left[0]).any()
-    assert not (left[2] & ~left[1]).any()
-    assert left[2].sum() < alive.sum()
-
-
-def test_worst_of(trained: nn.Module, digits: dict[str, Images]) -> None:
-    data = digits["test"]
-    attacks = [
-        lambda m, x, y: fgsm(m, x, y, eps=0.1),
-        lambda m, x, y: (x + 0.1).clamp(0, 1),
-        lambda m, x, y: (x - 0.1).clamp(0, 1),
-    ]
-    each = [correct(trained, data, attack=attack) for attack in attacks]
-    alive = correct(trained, data)
-    assert torch.equal(worst_of(trained, data, alive, attacks), torch.stack([alive, *each]).all(dim=0))

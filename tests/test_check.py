@@ -62,11 +62,17 @@ def test_hours_from_the_record(study: Path) -> None:
     recorded.write_text(json.dumps(taken))
     (line,) = (line for line in check.missing(study, protocols) if line.startswith("mnist:"))
     assert "18 of 18 runs are missing, about 18.0 hours" in line  # an hour each, the unknown ones as the known
-    own = study / "results/metrics/mnist/full-0.json"
-    own.parent.mkdir(parents=True)
-    own.write_text(json.dumps(taken))
+    own, auto = (study / "results" / kind / "mnist/full-0.json" for kind in ("metrics", "autoattack"))
+    for path, content in (
+        (own, taken),
+        (auto, {"members": {"apgd-ce": {"seconds": 600.0}, "square": {"seconds": 1200.0}}}),
+    ):
+        (line,) = (line for line in check.missing(study, protocols) if line.startswith("mnist:"))
+        assert "18 of 18" in line  # a run without AutoAttack is not complete
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
     (line,) = (line for line in check.missing(study, protocols) if line.startswith("mnist:"))
-    assert "17 of 18" in line
+    assert "17 of 18 runs are missing, about 25.5 hours" in line  # an hour and a half each
 
 
 def test_claims_see_the_gpu_results(study: Path) -> None:

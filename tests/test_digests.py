@@ -107,14 +107,19 @@ def test_training_depends_on_its_criterion(root: Path) -> None:
 
 
 def test_no_result_depends_on_a_plot_or_the_registry(root: Path) -> None:
-    for notebook in ("1-data", "2-train", "3-evaluate", "3-transfer"):
+    for notebook in ("1-data", "2-train", "3-evaluate", "3-autoattack", "3-transfer"):
         found = names(digests.of_notebook(root / "notebooks" / f"{notebook}.ipynb"))
         assert not found & {"report/plots.py", "selection/__init__.py", "study/params.py", "training/forecast.py"}
     assert "report/plots.py" in names(digests.of_notebook(root / "notebooks/4-results.ipynb"))
 
 
 def test_evaluation_does_not_depend_on_the_loop(root: Path) -> None:
-    assert "training/train.py" not in names(digests.of_notebook(root / "notebooks/3-evaluate.ipynb"))
+    evaluate, autoattack = (
+        names(digests.of_notebook(root / "notebooks" / f"3-{name}.ipynb")) for name in ("evaluate", "autoattack")
+    )
+    assert "training/train.py" not in evaluate | autoattack
+    assert "evaluation/autoattack.py" not in evaluate  # neither is run again for the other's sake
+    assert "evaluation/evaluate.py" not in autoattack
 
 
 LIGHT = """
@@ -131,7 +136,7 @@ def test_check_is_light() -> None:
 
 HEAVY = """
 import sys
-import seladv.training.train, seladv.evaluation.evaluate, seladv.training.forecast
+import seladv.training.train, seladv.evaluation.evaluate, seladv.evaluation.autoattack, seladv.training.forecast
 print(sorted({"matplotlib", "seaborn", "pandas", "scipy", "statsmodels", "sklearn", "torchvision"} & set(sys.modules)))
 """
 

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from seladv.attack import pgd
 from seladv.data.images import Images, stream
-from seladv.evaluation import battery
+from seladv.evaluation import evaluate as module
 from seladv.evaluation.evaluate import checkpoints, evaluate
-from seladv.evaluation.outcomes import unpack
+from seladv.evaluation.outcomes import subset, survivors
 from seladv.study import params
 from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
@@ -25,9 +25,7 @@ from seladv.training.monitor import correct, percent
 @pytest.fixture
 def protocol(root: Path) -> Protocol:
     study = params.load(root / "params.yaml", "digits")
-    counts = {"examples": 30, "strong": 8, "fgsm": 30, "noise": 24, "square": 8, "autoattack": 0, "curves": 8}
-    less = {**counts, "transfer": 8, "steps": 3, "queries": 20}
-    return study.model_copy(update={"evaluate": study.evaluate.model_copy(update=less)})
+    return changed(study, subset=8, steps=3)
 
 
 def changed(protocol: Protocol, **settings: Any) -> Protocol:
@@ -51,12 +49,18 @@ def test_repeatable(trained: nn.Module, digits: dict[str, Images], protocol: Pro
     assert untimed(evaluate(trained, digits["test"], protocol, seed=0)) == untimed(first)
 
 
-def test_first_examples(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
-    mislabelled = digits["test"].labels.clone()
-    mislabelled[30:] += 1
-    other = Images(digits["test"].images, mislabelled)
-    first, again = (evaluate(trained, test, protocol, seed=0) for test in (digits["test"], other))
-    assert untimed(first) == untimed(again)
+def test_same_images_for_every_attack(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
+    """All attacks but the protocol's PGD see the same images, whatever the others are."""
+    chosen = subset(digits["test"].labels, 8)
+    first = evaluate(trained, digits["test"], protocol, seed=0)
+    assert first["evaluation"]["subset"] == chosen.tolist()
+    other = digits["test"].images.clone()
+    other[[index for index in range(40) if index not in chosen]] = 0
+    again = evaluate(trained, Images(other, digits["test"].labels), protocol, seed=0)
+    for name in ("pgd-strong", "fgsm", "noise"):
+        assert again["attacks"][name] | {"seconds": 0} == first["attacks"][name] | {"seconds": 0}
+    assert again["curves"] == first["curves"]
+    assert again["clean"] != first["clean"]
 
 
 def test_wrong_images_stay_wrong(
@@ -83,7 +87,7 @@ def test_percent() -> None:
 def test_pgd_of_the_paper(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     # A large ball and a small step: the random start decides which images are lost.
     random = changed(protocol, steps=1, step_size=0.01).model_copy(update={"eps": 0.5})
-    data, generator = Images(*(part[:30] for part in digits["test"])), stream(5, "evaluation")
+    data, generator = digits["test"], stream(5, "evaluation")
 
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return pgd(model, x, y, eps=0.5, step_size=0.01, steps=1, generator=generator)
@@ -91,52 +95,19 @@ def test_pgd_of_the_paper(trained: nn.Module, digits: dict[str, Images], protoco
     expected = correct(trained, data) & correct(trained, data, attack=attack)
     result = evaluate(trained, digits["test"], random, seed=5)
     assert result["robust"] == result["attacks"]["pgd"]["robust"] == percent(expected)
-    assert torch.equal(unpack(result["attacks"]["pgd"]["outcomes"], 30), expected)
+    assert torch.equal(survivors(result["attacks"]["pgd"]), expected)
 
 
 def test_outcomes(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
     result = evaluate(trained, digits["test"], protocol, seed=0)
-    assert list(result["attacks"]) == ["clean", "pgd", "pgd-strong", "square", "fgsm", "noise"]
-    counts = {"clean": 30, "pgd": 30, "pgd-strong": 8, "square": 8, "fgsm": 30, "noise": 24}
-    hits = {name: unpack(entry["outcomes"], counts[name]) for name, entry in result["attacks"].items()}
+    counts = {"clean": 40, "pgd": 40, "pgd-strong": 8, "fgsm": 8, "noise": 8}
+    assert {name: entry["examples"] for name, entry in result["attacks"].items()} == counts
+    hits = {name: survivors(entry) for name, entry in result["attacks"].items()}
+    few = hits["clean"][result["evaluation"]["subset"]]
     for name, entry in result["attacks"].items():
-        assert entry["examples"] == counts[name]
         assert entry["robust"] == percent(hits[name])
-        assert not (hits[name] & ~hits["clean"][: counts[name]]).any()
-    worst = result["worst_case"]
-    assert worst["examples"] == 8
-    assert worst["attacks"] == list(hits)
-    assert unpack(worst["outcomes"], 8).tolist() == [all(each[i] for each in hits.values()) for i in range(8)]
-    assert worst["robust"] == percent(unpack(worst["outcomes"], 8))
+        assert not (hits[name] & ~(hits["clean"] if name == "pgd" else few if counts[name] == 8 else hits[name])).any()
     assert result["clean"] == percent(hits["clean"])
-
-
-def test_autoattack_seeds(
-    trained: nn.Module, digits: dict[str, Images], protocol: Protocol, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(battery, "autoattack", partial(battery.autoattack, queries=500))  # to save time
-    asked = changed(protocol, autoattack=4, autoattack_seeds=[1])
-    assert "autoattack" not in evaluate(trained, digits["test"], asked, seed=0)["attacks"]
-    result = evaluate(trained, digits["test"], asked, seed=1)
-    entry = result["attacks"]["autoattack"]
-    assert (entry["settings"]["version"], entry["settings"]["seed"], entry["examples"]) == ("standard", 1, 4)
-    assert result["worst_case"]["examples"] == 4
-    assert not (unpack(result["worst_case"]["outcomes"], 4) & ~unpack(entry["outcomes"], 4)).any()
-
-
-def test_worst_case_of_few_squares(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
-    result = evaluate(trained, digits["test"], changed(protocol, square=3), seed=0)
-    assert result["worst_case"]["examples"] == 8  # those of the long PGD, as AutoAttack does not run
-    worst, square, strong = (
-        unpack(entry["outcomes"], n)
-        for entry, n in (
-            (result["worst_case"], 8),
-            (result["attacks"]["square"], 3),
-            (result["attacks"]["pgd-strong"], 8),
-        )
-    )
-    assert not (worst[:3] & ~square).any()
-    assert not (worst & ~strong).any()
 
 
 def test_resume(
@@ -146,28 +117,50 @@ def test_resume(
     whole = evaluate(trained, digits["test"], protocol, seed=0)
     started: list[str] = []
 
-    def watched(name: str, attack: Callable[[battery.Case], battery.Outcome]) -> Callable[..., battery.Outcome]:
-        def run(case: battery.Case) -> battery.Outcome:
+    def watched(name: str, attack: Callable[[module.Case], module.Outcome]) -> Callable[..., module.Outcome]:
+        def run(case: module.Case) -> module.Outcome:
             started.append(name)
-            if name == "square" and started.count(name) == 1:
+            if name == "fgsm" and started.count(name) == 1:
                 raise KeyboardInterrupt
             return attack(case)
 
         return run
 
-    watching = {name: (setting, watched(name, attack)) for name, (setting, attack) in battery.ATTACKS.items()}
-    monkeypatch.setattr(battery, "ATTACKS", watching)
+    for group in ("ON_ALL", "ON_SUBSET"):
+        watching = {name: watched(name, attack) for name, attack in getattr(module, group).items()}
+        monkeypatch.setattr(module, group, watching)
     with pytest.raises(KeyboardInterrupt):
         evaluate(trained, digits["test"], protocol, seed=0, saved=saved)
     resumed = evaluate(trained, digits["test"], protocol, seed=0, saved=saved)
-    assert started == ["clean", "pgd", "pgd-strong", "square", "square", "fgsm", "noise"]
+    assert started == ["clean", "pgd", "pgd-strong", "fgsm", "fgsm", "noise"]
     assert untimed(resumed) == untimed(whole)
 
 
-@pytest.mark.parametrize("name", ["examples", "strong", "noise", "curves"])
-def test_too_few_test_images(trained: nn.Module, digits: dict[str, Images], protocol: Protocol, name: str) -> None:
-    with pytest.raises(StudyError, match=rf"^evaluate\.{name} = 41: the test set has 40$"):
-        evaluate(trained, digits["test"], changed(protocol, **{name: 41}), seed=0)
+def test_too_few_test_images(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
+    with pytest.raises(StudyError, match=r"^evaluate\.subset = 41: the test set has 40 images$"):
+        evaluate(trained, digits["test"], changed(protocol, subset=41), seed=0)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_no_tf32(trained: nn.Module, digits: dict[str, Images], protocol: Protocol, allowed: bool) -> None:
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    seen: set[bool] = set()
+
+    class Watching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.update(backend.allow_tf32 for backend in backends)
+            return trained(x)
+
+    try:
+        for backend in backends:
+            backend.allow_tf32 = allowed
+        evaluate(Watching(), digits["test"], protocol, seed=0)
+        assert seen == {False}
+        assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def test_checkpoints(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> None:
@@ -185,3 +178,60 @@ def test_checkpoints(trained: nn.Module, digits: dict[str, Images], protocol: Pr
         "best": given,
         "middle": {name: pytest.approx(result[name]) for name in given},
     }
+
+
+# ---- curves
+
+
+@pytest.fixture
+def case(trained: nn.Module, digits: dict[str, Images], protocol: Protocol) -> module.Case:
+    return module.Case(trained, digits["test"], correct(trained, digits["test"]), changed(protocol, steps=40), 0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "counts"),
+    [(1, [1, 2]), (3, [1, 2, 3, 5, 6]), (10, [1, 2, 5, 10, 20]), (40, [1, 2, 5, 10, 20, 40, 80]),
+     (50, [1, 2, 5, 10, 20, 40, 50, 80, 100])],
+)  # fmt: skip
+def test_step_counts(steps: int, counts: list[int]) -> None:
+    assert module.step_counts(steps) == counts
+
+
+def test_against_eps(case: module.Case) -> None:
+    curve = module.against_eps(case)
+    eps, robust = ([point[name] for point in curve] for name in ("eps", "robust"))
+    assert (eps[0], robust[0]) == (0, percent(case.clean))
+    assert eps == sorted(set(eps))
+    assert case.protocol.eps in eps
+    assert robust[-1] == 0
+    assert all(later <= earlier + 2.5 for earlier, later in pairwise(robust))  # one image of 40
+    assert all(percent(survivors(point)) == point["robust"] for point in curve)
+
+
+def test_against_eps_without_success(case: module.Case) -> None:
+    class Stubborn(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.eye(10)[0] + x.flatten(1) @ torch.zeros(64, 10)
+
+    data = Images(case.data.images, torch.zeros_like(case.data.labels))
+    curve = module.against_eps(case._replace(model=Stubborn(), data=data, clean=torch.ones(40, dtype=torch.bool)))
+    assert (curve[-1]["eps"], curve[-1]["robust"]) == (1.0, 100.0)
+
+
+def test_few_short_steps_still_break_at_a_large_eps(case: module.Case) -> None:
+    slow = case._replace(protocol=changed(case.protocol, steps=4, step_size=0.001))
+    assert module.against_eps(slow)[-1]["robust"] == 0
+
+
+def test_points_are_independent(case: module.Case) -> None:
+    whole = {point["steps"]: point for point in module.against_steps(case)}
+    assert whole[5] == module.point(case, eps=case.protocol.eps, step_size=0.03, steps=5)
+
+
+def test_zero_gradients(case: module.Case) -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return case.model((x > 0.5) * x.detach() + 0 * x)
+
+    assert module.zero_gradients(case) == 0
+    assert module.zero_gradients(case._replace(model=Flat())) == 40

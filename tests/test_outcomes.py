@@ -1,11 +1,12 @@
-"""Outcomes as text, and the worst case over attacks."""
+"""The subset that is attacked, AutoAttack's members by classes, and outcomes as text."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seladv.evaluation.outcomes import pack, unpack, worst_case
+from seladv.evaluation.outcomes import MEMBERS, left_out, members, pack, subset, unpack
+from seladv.study.places import StudyError
 
 BITS = st.lists(st.booleans(), max_size=70)
 
@@ -32,27 +33,43 @@ def test_bad_text(text: str, n: int, reason: str) -> None:
         unpack(text, n)
 
 
-@given(columns=st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=20))
-def test_worst_case(columns: list[tuple[bool, bool, bool]]) -> None:
-    worst = worst_case([torch.tensor(row) for row in zip(*columns, strict=True)])
-    assert worst.tolist() == [all(column) for column in columns]
+# ---- the subset
 
 
-def test_worst_case_of_shared_images() -> None:
-    long, short = torch.tensor([True, False, True, True]), torch.tensor([True, True])
-    assert worst_case([long, short]).tolist() == [True, False]
+@given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12), data=st.data())
+def test_subset_is_stratified(sizes: list[int], data: st.DataObject) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    count = data.draw(st.integers(0, len(labels)))
+    chosen = subset(labels, count)
+    assert len(chosen) == len(set(chosen.tolist())) == count
+    assert chosen.tolist() == sorted(chosen.tolist())
+    for taken, size in zip(labels[chosen].bincount(minlength=len(sizes)).tolist(), sizes, strict=True):
+        assert abs(taken - count * size / len(labels)) < 1  # never more than a rounding away from its share
 
 
-def test_worst_case_of_more_images() -> None:
-    long, short = torch.tensor([True, False, True, False]), torch.tensor([False, True])
-    assert worst_case([long, short], examples=3).tolist() == [False, False, True]
-    assert worst_case([short, long], examples=3).tolist() == [False, False, True]
-    assert worst_case([long, short], examples=1).tolist() == [False]
-    assert short.tolist() == [False, True]  # the arguments are unchanged
-    with pytest.raises(ValueError, match="no attack saw 5 images"):
-        worst_case([long, short], examples=5)
+def test_subset_is_random_and_always_the_same() -> None:
+    labels = torch.arange(10).repeat(1000)
+    chosen = subset(labels, 500)
+    torch.manual_seed(5)
+    torch.rand(3)
+    assert torch.equal(subset(labels, 500), chosen)
+    assert labels[chosen].bincount().tolist() == [50] * 10
+    assert 4500 < chosen.double().mean() < 5500  # from the whole test set, not its first images
+    assert not torch.equal(chosen, torch.arange(500))
 
 
-def test_worst_case_of_nothing() -> None:
-    with pytest.raises(ValueError, match="no outcomes"):
-        worst_case([])
+def test_subset_of_too_few_images() -> None:
+    with pytest.raises(StudyError, match=r"^evaluate\.subset = 11: the test set has 10 images$"):
+        subset(torch.zeros(10, dtype=torch.long), 11)
+
+
+# ---- AutoAttack's members
+
+
+@pytest.mark.parametrize(("classes", "missing"), [(2, ["apgd-t"]), (3, ["apgd-t"]), (4, []), (8, []), (10, [])])
+def test_members(classes: int, missing: list[str]) -> None:
+    assert members(classes) == [name for name in MEMBERS if name not in missing]
+    line = left_out(classes)
+    assert "\n" not in line
+    assert line == "" if not missing else f"without apgd-t: {classes} classes" in line

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 # key, wrong value, what the line must say is allowed
 WRONG: list[tuple[str, Any, str]] = [
     ("digits.lrr", 0.1, "unknown key; allowed: data, .*, lr, .*, seeds"),
-    ("digits.evaluate.epss", 1, "unknown key; allowed: examples, steps, step_size"),
+    ("digits.evaluate.epss", 1, "unknown key; allowed: steps, step_size, subset"),
     ("digits.paper.full", {"clean": 1.0, "robust": 1.0, "auto": 1.0}, "unknown key; allowed: clean, robust"),
     ("digits.epochs", ABSENT, "missing"),
     ("digits.evaluate.steps", ABSENT, "missing"),
@@ -46,7 +46,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.steps", 0, "greater than or equal to 1"),
     ("digits.epochs", -1, "greater than or equal to 1"),
     ("digits.holdout", 0, "greater than or equal to 1"),
-    ("digits.evaluate.examples", 0, "greater than or equal to 1"),
+    ("digits.evaluate.subset", 49, "greater than or equal to 50"),
     ("digits.eps", 0, "greater than 0"),
     ("digits.eps", -0.1, "greater than 0"),
     ("digits.eps", 1.5, "less than or equal to 1"),
@@ -86,7 +86,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits", 5, "a mapping of keys"),
     ("digits.model", "mnist-cnn", "does not fit the data; allowed: digits-cnn"),
     ("digits.holdout", 719, "half of the 1437"),
-    ("digits.evaluate.examples", 361, "there are 360 test images"),
+    ("digits.evaluate.subset", 361, "there are 360 test images"),
     ("mirror", None, "a mapping of keys"),
 ]
 BROKEN = {  # whole files

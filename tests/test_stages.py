@@ -14,7 +14,7 @@ from seladv.study.protocol import Protocol
 
 ROOT = Path(__file__).parents[1]
 PROTOCOLS = params.check(ROOT / "params.yaml")
-TEMPLATES = ("data", "train", "evaluate", "table", "timing", "transfer", "fidelity")
+TEMPLATES = ("data", "train", "evaluate", "autoattack", "table", "timing", "transfer", "fidelity")
 DATA, NETWORK = "data/${protocol}.safetensors", "models/${protocol}/${item.arm}-${item.seed}"
 
 Stages = dict[str, dict[str, Any]]
@@ -31,11 +31,11 @@ STAGES = CPU | GPU
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_own_matrix(protocol: str) -> None:
-    for kind in ("data", "train", "evaluate", "table"):
+    for kind in ("data", "train", "evaluate", "autoattack", "table"):
         stage = STAGES[f"{kind}-{protocol}"]
         assert stage["vars"] == [{"protocol": protocol}]
         matrix = {"arm": f"${{{protocol}.arms}}", "seed": f"${{{protocol}.seeds}}"}
-        assert stage.get("matrix") == (matrix if kind in ("train", "evaluate") else None)
+        assert stage.get("matrix") == (matrix if kind in ("train", "evaluate", "autoattack") else None)
 
 
 def test_every_stage_is_known() -> None:
@@ -49,7 +49,8 @@ def test_dependencies() -> None:
         "data": {"build/code/1-data.txt"},
         "train": {"build/code/2-train/${item.arm}.txt", DATA},
         "evaluate": {"build/code/3-evaluate.txt", DATA, NETWORK},
-        "table": {"build/code/4-results.txt", "results/metrics/${protocol}"},
+        "autoattack": {"build/code/3-autoattack.txt", DATA, NETWORK},
+        "table": {"build/code/4-results.txt", "results/metrics/${protocol}", "results/autoattack/${protocol}"},
         "timing": {"build/code/timing.txt", DATA, "results/metrics/${protocol}"},
         "transfer": {"build/code/3-transfer.txt", DATA, "models/${protocol}"},
         "fidelity": {"build/code/4-fidelity.txt", DATA, "models/${protocol}/${of}"},
@@ -68,7 +69,9 @@ def test_settings_reach_a_stage() -> None:
     assert {*CPU["data-digits"]["params"]} == {"${protocol}.data", "${protocol}.holdout"}
     assert {*CPU["train-digits"]["params"]} == {f"${{protocol}}.{name}" for name in training}
     read = {param for kind in TEMPLATES for param in CPU[f"{kind}-digits"]["params"]}
-    assert read == {f"${{protocol}}.{name}" for name in {*Protocol.model_fields} - {"max_hours"}}
+    subset = {"${protocol}.evaluate.subset"}  # is all of `evaluate` that AutoAttack depends on
+    assert subset < {*CPU["autoattack-digits"]["params"]}
+    assert read - subset == {f"${{protocol}}.{name}" for name in {*Protocol.model_fields} - {"max_hours"}}
 
 
 @pytest.mark.parametrize("stage", [*(f"{kind}-digits" for kind in TEMPLATES if kind != "timing"), "claims"])
@@ -95,7 +98,7 @@ def test_gpu_templates_equal_the_others() -> None:
 
 
 def test_git_has_nothing_of_the_demo() -> None:
-    command = ["git", "ls-files", "results/digits*", "results/metrics/digits", "results/*/digits.*", ":!results/first"]
+    command = ["git", "ls-files", "results/digits*", "results/*/digits", "results/*/digits.*", ":!results/first"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
     lock = subprocess.run(["git", "show", "HEAD:dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not [name for name in yaml.safe_load(lock)["stages"] if "digits" in name]

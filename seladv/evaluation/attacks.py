@@ -1,6 +1,8 @@
-"""The attacks of the evaluation, beside the protocol's own: single-step, noise, and PGD with restarts."""
+"""The attacks of the evaluation, beside the protocol's own: single-step, noise, and PGD with other settings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,20 @@ from torch.nn.functional import cross_entropy
 
 from seladv.attack import eval_mode, pgd
 from seladv.data.images import Images
-from seladv.training.monitor import Attack, correct
+from seladv.evaluation.outcomes import pack
+from seladv.training.monitor import Attack, correct, percent
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """No TF32 on a GPU inside the block: gradients with a ten-bit mantissa make an attack weaker."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -34,26 +49,6 @@ def sign_noise(x: Tensor, *, eps: float, generator: torch.Generator | None = Non
     return (x + eps * up).clamp(0, 1)
 
 
-def surviving(model: nn.Module, data: Images, alive: Tensor, attack: Attack) -> Tensor:
-    """Those of `alive` [N], bool, that `attack` leaves alive [N].
-
-    Only images that are still alive are attacked: for a per-example worst case that is exact, and cheaper.
-    """
-    index = alive.nonzero()[:, 0].to(data.labels.device)
-    if not len(index):
-        return alive.clone()
-    left = alive.clone()
-    left[alive] = correct(model, Images(data.images[index], data.labels[index]), attack=attack)
-    return left
-
-
-def worst_of(model: nn.Module, data: Images, alive: Tensor, attacks: Sequence[Attack]) -> Tensor:
-    """Those of `alive` [N] that survive every one of `attacks`, each run on the survivors of the ones before."""
-    for attack in attacks:
-        alive = surviving(model, data, alive, attack)
-    return alive
-
-
 def pgd_attack(*, eps: float, step_size: float, steps: int, generator: torch.Generator) -> Attack:
     """PGD with these settings, as `correct` takes an attack; `generator` goes on from one batch to the next."""
 
@@ -61,3 +56,21 @@ def pgd_attack(*, eps: float, step_size: float, steps: int, generator: torch.Gen
         return pgd(model, x, y, eps=eps, step_size=step_size, steps=steps, generator=generator)
 
     return attack
+
+
+def surviving(model: nn.Module, data: Images, alive: Tensor, attack: Attack) -> Tensor:
+    """Those of `alive` [N], bool, that `attack` leaves alive [N].
+
+    Only images that are still alive are attacked: for a per-example worst case that is exact, and cheaper.
+    """
+    if not alive.any():
+        return alive.clone()
+    index = alive.nonzero()[:, 0].to(data.labels.device)
+    left = alive.clone()
+    left[alive] = correct(model, Images(data.images[index], data.labels[index]), attack=attack)
+    return left
+
+
+def entry(hits: Tensor) -> dict[str, Any]:
+    """What a file says of outcomes [N], bool: robust accuracy in percent, N, and the outcomes themselves."""
+    return {"robust": percent(hits), "examples": len(hits), "outcomes": pack(hits)}

@@ -1,8 +1,57 @@
-"""Which images a network still gets right, as a string short enough for a metrics file."""
+"""What is attacked, by which members of AutoAttack, and what survives, as text short enough for a JSON file."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from seladv.data.images import stream
+from seladv.study.places import StudyError
+
+MEMBERS = {
+    "apgd-ce": 2,
+    "apgd-t": 4,
+    "fab-t": 2,
+    "square": 2,
+}  # of AutoAttack, in its order: the fewest classes for each
+
+
+def subset(labels: Tensor, count: int) -> Tensor:
+    """Indices [count], ascending, of the test images that every attack of a protocol sees, on the device of `labels`.
+
+    A random sample, stratified: each class has its share of the test set `labels` [N], rounded by largest remainder.
+    It depends on the labels and `count` alone, so all arms, seeds and attacks share it.
+
+    Raises:
+        StudyError: `count` is more than the test set has.
+    """
+    if count > (total := len(labels)):
+        raise StudyError(f"evaluate.subset = {count}: the test set has {total} images")
+    classes = labels.cpu()
+    exact = classes.bincount() * count
+    shares, remainders = exact // total, exact % total
+    shares[remainders.argsort(descending=True, stable=True)[: count - int(shares.sum())]] += 1
+    order = torch.randperm(total, generator=stream(0, "subset"))
+    chosen = [order[classes[order] == label][:share] for label, share in enumerate(shares.tolist())]
+    return torch.cat(chosen).sort().values.to(labels.device)
+
+
+def members(classes: int) -> list[str]:
+    """AutoAttack's members for so many classes: the targeted loss of APGD-T needs four logits (DLR)."""
+    return [name for name, fewest in MEMBERS.items() if classes >= fewest]
+
+
+def left_out(classes: int) -> str:
+    """A line for before the training of a data set with too few classes for all of AutoAttack; else empty."""
+    missing = [name for name in MEMBERS if name not in members(classes)]
+    return f"AutoAttack will run without {', '.join(missing)}: {classes} classes are too few for it" if missing else ""
+
+
+def survivors(entry: Mapping[str, Any]) -> Tensor:
+    """The outcomes [N], bool, of an attack's entry (`attacks.entry`)."""
+    return unpack(entry["outcomes"], entry["examples"])
 
 
 def pack(hits: Tensor) -> str:
@@ -28,24 +77,3 @@ def unpack(text: str, n: int) -> Tensor:
     if np.unpackbits(packed)[n:].any():
         raise ValueError(f"outcomes: bits are set beyond the last of {n} images")
     return torch.from_numpy(np.unpackbits(packed, count=n).astype(bool))
-
-
-def worst_case(hits: list[Tensor], *, examples: int | None = None) -> Tensor:
-    """The images that survive every attack that saw them [M], bool.
-
-    Args:
-        hits: outcomes [N_j], bool, of each attack; every one saw the first images.
-        examples: M, over how many of the first images; as many as all attacks saw where it is not given.
-
-    Raises:
-        ValueError: no outcomes at all, or none of so many images.
-    """
-    if not hits:
-        raise ValueError("worst case: no outcomes to take it over")
-    examples = min(map(len, hits)) if examples is None else examples
-    if examples > max(map(len, hits)):
-        raise ValueError(f"worst case: no attack saw {examples} images")
-    worst = torch.ones(examples, dtype=torch.bool)
-    for each in hits:
-        worst[: len(each)] &= each[:examples].cpu()
-    return worst

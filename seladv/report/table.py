@@ -1,33 +1,38 @@
 """The results table: from the metrics of the runs that params.yaml asks for, and of no others."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from seladv.evaluation.checks import detect
-from seladv.evaluation.outcomes import pack, unpack, worst_case
+from seladv.evaluation.attacks import entry
+from seladv.report import marks
+from seladv.report.marks import MARKS
 from seladv.report.stats import mean_and_half_width
 from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
 from seladv.training.cost import total_passes
 from seladv.training.monitor import percent
 
-Metrics = dict[str, list[dict[str, Any]]]  # arm → one metrics file's content for each seed, in the order of params.yaml
+Metrics = dict[str, list[dict[str, Any]]]  # arm → one run's content for each seed, in the order of params.yaml
 
-# A further column of the table is a line here: its name, and its value for one run (None or KeyError: not measured).
+
+# A further column of the table is a line here: its name, where {n} is the number of images, those of the protocol's
+# subset, and its value for one run (None or KeyError: not measured).
 MORE: dict[str, Callable[[Any], Any]] = {
+    "pgd_{n}": lambda run: percent(marks.on_subset(run)["pgd"]),
+    "autoattack_{n}": lambda run: run["autoattack"]["robust"],
+    "pgd_strong_{n}": lambda run: run["attacks"]["pgd-strong"]["robust"],
+    "worst_{n}": lambda run: run["worst_case"]["robust"],
+    "pgd_minus_autoattack": marks.overstated,
     "robust_last": lambda run: run["checkpoints"]["last"]["robust"],
     "robust_best": lambda run: run["checkpoints"]["best"]["robust"],
-    "autoattack": lambda run: run["attacks"]["autoattack"]["robust"],
-    "worst_case": lambda run: run["worst_case"]["robust"],
 }
+WORDS = {"autoattack": "AutoAttack", "pgd": "PGD", "minus": "−"}  # of a column's name, for people
 COSTS = ("attack_cost", "total_cost", "epoch_time")  # ratios to full
-MARKS = ("attack not converged", "masked gradients?", "catastrophic overfitting")
-UNDER_OPTIMISED = {"steps-suffice", "white-box-beats-gradient-free"}  # checks that fail where a longer attack does more
 
 
 class ResultsError(StudyError):
@@ -35,57 +40,71 @@ class ResultsError(StudyError):
 
 
 def load(folder: Path, protocol: Protocol) -> Metrics:
-    """The metrics of every arm and seed of `protocol`; files of runs it no longer asks for are ignored.
+    """Every run of `protocol` out of `folder`, its results/metrics/<name>; files of other runs are ignored.
 
-    Some seeds face more attacks than others (`autoattack_seeds`). So that seeds can be averaged and compared, each
-    run's `worst_case` is taken anew over the attacks that all of them faced.
+    A run's content is its metrics file's, with that of its file in results/autoattack/<name> as `autoattack`, and
+    `worst_case`: right under every attack that saw the subset, AutoAttack included.
 
     Raises:
-        ResultsError: a file is missing or is not a run's metrics.
+        ResultsError: a file is missing or is not a run's, or two did not see the same images.
     """
-    read = {arm: [_read(folder / f"{arm}-{seed}.json") for seed in protocol.seeds] for arm in protocol.arms}
-    every = [run for runs in read.values() for run in runs]
-    if not all("worst_case" in run for run in every):
-        return read
-    shared = min((run["worst_case"] for run in every), key=lambda worst: len(worst["attacks"]))
-    return {arm: [_under(run, shared) for run in runs] for arm, runs in read.items()}
+    found = {arm: [_run(folder, f"{arm}-{seed}") for seed in protocol.seeds] for arm in protocol.arms}
+    every = [run for of_arm in found.values() for run in of_arm]
+    asked, subset = protocol.evaluate.subset, every[0]["evaluation"]["subset"]
+    for run in every:
+        for stage, seen in (("evaluate", run["evaluation"]["subset"]), ("autoattack", run["autoattack"]["subset"])):
+            if seen != subset or len(seen) != asked:
+                name = f"{stage}-{folder.name}@{run['arm']}-{run['seed']}"
+                raise ResultsError(f"{name} did not attack the same {asked} images as the others: `dvc repro {name}`")
+    return found
 
 
-def _under(run: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
-    """`run` with its worst case over the attacks, and as many images, as in another run's worst case, `shared`."""
-    faced = [run["attacks"][name] for name in shared["attacks"]]
-    hits = worst_case([unpack(each["outcomes"], each["examples"]) for each in faced], examples=shared["examples"])
-    return run | {"worst_case": shared | {"robust": percent(hits), "outcomes": pack(hits)}}
+def _run(folder: Path, name: str) -> dict[str, Any]:
+    run = _read(folder / f"{name}.json", "evaluate", {"clean", "robust", "evaluation", "curves", "training"})
+    other = folder.parents[1] / "autoattack" / folder.name / f"{name}.json"
+    run["autoattack"] = _read(other, "autoattack", {"robust", "members", "subset"})
+    return run | {"worst_case": entry(marks.worst(run))}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    again = f"run `dvc repro evaluate-{path.parent.name}@{path.stem}`"
+def _read(path: Path, stage: str, keys: set[str]) -> dict[str, Any]:
+    again = f"run `dvc repro {stage}-{path.parent.name}@{path.stem}`"
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        if {"clean", "robust", "training"} <= set(content):
+        if keys <= set(content):
             return content
     except FileNotFoundError:
         raise ResultsError(f"{path} is missing: {again}") from None
     except (ValueError, TypeError):
         raise ResultsError(f"{path} is not whole: {again}") from None
-    raise ResultsError(f"{path} is no run's metrics: {again}")
+    raise ResultsError(f"{path} is no run's: {again}")
 
 
-def runs(metrics: Metrics) -> pd.DataFrame:
-    """A row per run: arm, seed, accuracies in percent, costs (passes; seconds of the median epoch), hours, marks."""
+def runs(metrics: Metrics, transfer: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """A row per run: arm, seed, accuracies in percent, costs (passes; seconds of the median epoch), hours, marks.
+
+    `transfer` is results/transfer/<protocol>.json, where there is one: for the marks.
+    """
+    found = marks.find(metrics, transfer)
     rows = []
     for arm, of_arm in metrics.items():
         for run in of_arm:
             made = run["training"]
             seconds = [line["epoch_seconds"] for line in made["history"]]
             row = {"arm": arm, "seed": run["seed"], "clean": run["clean"], "robust": run["robust"]}
-            row |= {name: _found(find, run) for name, find in MORE.items()}
+            row |= {name: _found(find, run) for name, find in _more(len(run["evaluation"]["subset"])).items()}
             row |= {"attack_cost": made["cost"]["attack_passes"], "total_cost": made["cost"]["total_passes"]}
             # The median: an epoch that shared the machine with something else does not count.
             row |= {"epoch_time": median(seconds), "training_hours": sum(seconds) / 3600}
-            row |= {"evaluation_hours": run["evaluation"]["seconds"] / 3600, "device": made["device"]}
-            rows.append(row | {"marks": ", ".join(marks(run))})
-    return pd.DataFrame(rows).astype(dict.fromkeys(("clean", "robust", *MORE, *COSTS), float))
+            spent = sum(member["seconds"] for member in run["autoattack"]["members"].values())
+            row |= {"evaluation_hours": (run["evaluation"]["seconds"] + spent) / 3600}
+            row |= {"device": made["device"], "threads": made["threads"]}
+            rows.append(row | {"marks": found[arm, run["seed"]]})
+    numbers = ("clean", "robust", *_more(len(run["evaluation"]["subset"])), *COSTS)
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+
+
+def _more(n: int) -> dict[str, Callable[[Any], Any]]:
+    return {name.format(n=n): find for name, find in MORE.items()}
 
 
 def _found(find: Callable[[Any], Any], run: dict[str, Any]) -> Any:
@@ -100,10 +119,12 @@ def table(runs: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
 
     Accuracies are percent, means over the seeds; `_ci` is the half-width of a 95 % interval over seeds (none for one
     seed); `robust_minus_full` pairs each seed with `full`'s. `attack_cost` (PGD passes), `total_cost` (all passes,
-    scoring included) and `epoch_time` are ratios to `full`, means over the seeds, empty without it.
+    scoring included) and `epoch_time` are ratios to `full`, means over the seeds, empty without it; `epoch_time` also
+    where the runs were not all trained on the same device with as many threads.
     """
     by_seed = {str(arm): of_arm.set_index("seed") for arm, of_arm in runs.groupby("arm", sort=False)}
     full = by_seed.get("full")
+    alike = len(runs[["device", "threads"]].drop_duplicates()) == 1
     rows = []
     for arm, of_arm in by_seed.items():
         row: dict[str, Any] = {"arm": arm, "seeds": len(of_arm)}
@@ -113,24 +134,23 @@ def table(runs: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
         if full is not None:
             difference = mean_and_half_width((of_arm["robust"] - full["robust"]).tolist())
             row["robust_minus_full"], row["robust_minus_full_ci"] = (0.0, None) if arm == "full" else difference
-            row |= {column: (of_arm[column] / full[column]).mean() for column in COSTS}
+            costs = COSTS if alike else COSTS[:-1]
+            row |= {column: (of_arm[column] / full[column]).mean() for column in costs}
         published = protocol.paper.get(arm)
         row |= {"paper_clean": published and published.clean, "paper_robust": published and published.robust}
-        row |= {column: of_arm[column].mean() for column in MORE}
-        found = {mark: [str(seed) for seed, line in of_arm["marks"].items() if mark in line] for mark in MARKS}
-        row["marks"] = "; ".join(f"{mark} (seed {', '.join(seeds)})" for mark, seeds in found.items() if seeds)
-        rows.append(row)
+        row |= {column: of_arm[column].mean() for column in _more(protocol.evaluate.subset)}
+        rows.append(row | {"marks": _of_seeds(of_arm["marks"])})
     numbers = [column for column in rows[0] if column not in ("arm", "seeds", "marks")]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
-def marks(run: dict[str, Any]) -> list[str]:
-    """What makes a run's robust accuracy doubtful, of `MARKS`."""
-    failed = {item["check"] for item in run.get("checklist", []) if not item["passed"]}
-    attacked = run["training"]["cost"]["attack_passes"] > 0
-    overfitted = attacked and detect(run["training"]["history"]).happened
-    found = (failed & UNDER_OPTIMISED, failed - UNDER_OPTIMISED, overfitted)
-    return [mark for mark, happened in zip(MARKS, found, strict=True) if happened]
+def _of_seeds(found: "pd.Series[Any]") -> str:
+    """An arm's marks, each with its seeds and figures: `PGD overstates (seed 0: by 3.4, seed 2: by 5.0)`."""
+    shown: dict[str, list[str]] = {name: [] for name in MARKS}
+    for seed, of_seed in found.items():
+        for name, figure in of_seed:
+            shown[name].append(f"seed {seed}: {figure}" if figure else f"seed {seed}")
+    return "; ".join(f"{name} ({', '.join(figures)})" for name, figures in shown.items() if figures)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,9 +159,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for column in table.columns[2:-1]:
         if column.endswith("_ci") or table[column].isna().all():
             continue
-        digits, sign = (2 if column in COSTS else 1), ("+" if column == "robust_minus_full" else "")
+        digits, sign = (2 if column in COSTS else 1), ("+" if "_minus_" in column else "")
         halves = table[f"{column}_ci"] if f"{column}_ci" in table else [None] * len(table)
-        title = {"autoattack": "AutoAttack", "robust_minus_full": "robust − full"}.get(column, column.replace("_", " "))
+        title = " ".join(WORDS.get(word, word) for word in column.split("_"))
         shown[title] = [_number(*pair, digits=digits, sign=sign) for pair in zip(table[column], halves, strict=True)]
     return shown.assign(marks=table["marks"]) if table["marks"].any() else shown
 

@@ -6,15 +6,22 @@ The first stage of every pipeline. It imports no torch, so that a mistake is rep
 import hashlib
 import json
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from seladv.study import arms, digests, params, places
 from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
 
 GPU = "gpu/dvc.yaml"  # the pipeline of the protocols that need a GPU
-RECORDED = ("results/metrics", "results/first/metrics")  # where runs say how long they took; the first one that knows
+RECORDED = ("results", "results/first")  # where runs say how long they took; the first one that knows
+KINDS: dict[str, Callable[[Any], float]] = {  # the files of a run, each with the seconds that it took
+    "metrics": lambda run: run["training"]["cost"]["epoch_seconds"] + run["evaluation"]["seconds"],
+    "autoattack": lambda run: sum(member["seconds"] for member in run["members"].values()),
+}
 
 
 def main() -> None:
@@ -44,20 +51,16 @@ def write(root: Path, protocols: dict[str, Protocol], target: Path) -> None:
 
 
 def missing(root: Path, protocols: dict[str, Protocol]) -> list[str]:
-    """A line for every protocol with runs that have no result, with the hours that they take by what is recorded."""
+    """A line for every protocol with runs that lack a result, with the hours that these take by what is recorded."""
     lines = []
     for name, protocol in protocols.items():
         runs = [(arm, seed) for arm in protocol.arms for seed in protocol.seeds]
-        todo = [run for run in runs if not _metrics(root, RECORDED[0], name, *run).exists()]
-        if not todo:
+        todo = {kind: [run for run in runs if not _file(root / "results", kind, name, *run).exists()] for kind in KINDS}
+        if not (lacking := len({run for of_kind in todo.values() for run in of_kind})):
             continue
-        hours = {arm: _hours(root, name, arm) for arm, _ in todo}
-        known = [value for value in hours.values() if value is not None]
-        line = f"{name}: {len(todo)} of {len(runs)} runs are missing"
-        if known:
-            guess = mean(known)
-            total = sum(guess if (value := hours[arm]) is None else value for arm, _ in todo)
-            line += f", about {total:.1f} hours, one after the other, at the speed of the runs on record"
+        line = f"{name}: {lacking} of {len(runs)} runs are missing"
+        if hours := sum(_hours(root, kind, name, [arm for arm, _ in of_kind]) for kind, of_kind in todo.items()):
+            line += f", about {hours:.1f} hours, one after the other, at the speed of the runs on record"
         if name in gpu(root):
             line += f"; left out here for want of a GPU: `dvc repro {GPU}`"
         lines.append(line)
@@ -71,23 +74,25 @@ def gpu(root: Path) -> list[str]:
     return [line.removeprefix(prefix).split(":")[0] for line in lines if line.startswith(prefix)]
 
 
-def _hours(root: Path, protocol: str, arm: str) -> float | None:
-    """Hours of training and evaluating the arm, mean over the runs on record; None if there is none."""
+def _hours(root: Path, kind: str, protocol: str, arms: list[str]) -> float:
+    """Hours of a run of each of `arms`: the mean of its runs on record, else that of the other arms; 0 if none."""
+    known = {arm: hours for arm in set(arms) if (hours := _recorded(root, kind, protocol, arm))}
+    return sum(known.get(arm, mean(known.values())) for arm in arms) if known else 0
+
+
+def _recorded(root: Path, kind: str, protocol: str, arm: str) -> float | None:
     for folder in RECORDED:
         taken = []
-        for path in _metrics(root, folder, protocol, arm, 0).parent.glob(f"{arm}-[0-9]*.json"):
-            try:
-                run = json.loads(path.read_text(encoding="utf-8"))
-                taken.append(run["training"]["cost"]["epoch_seconds"] + run["evaluation"]["seconds"])
-            except (ValueError, KeyError, TypeError):
-                continue
+        for path in _file(root / folder, kind, protocol, arm, 0).parent.glob(f"{arm}-[0-9]*.json"):
+            with suppress(ValueError, KeyError, TypeError):
+                taken.append(KINDS[kind](json.loads(path.read_text(encoding="utf-8"))))
         if taken:
             return mean(taken) / 3600
     return None
 
 
-def _metrics(root: Path, folder: str, protocol: str, arm: str, seed: int) -> Path:
-    return root / folder / protocol / f"{arm}-{seed}.json"
+def _file(results: Path, kind: str, protocol: str, arm: str, seed: int) -> Path:
+    return results / kind / protocol / f"{arm}-{seed}.json"
 
 
 def _gpu_results(root: Path, protocols: dict[str, Protocol]) -> list[str]:

@@ -28,7 +28,7 @@ Positive = Annotated[float, BeforeValidator(_fraction), Field(gt=0, allow_inf_na
 Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 Share = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Enough = Annotated[int, Field(ge=50)]  # images for a check: of fewer, one image alone is more than two points
+Enough = Annotated[int, Field(ge=50)]  # images: of fewer, one image alone is more than two points
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -39,24 +39,11 @@ class Section(BaseModel):
 
 
 class Evaluation(Section):
-    """How the finished network is evaluated. What the checklist needs cannot be switched off, AutoAttack can."""
+    """How the finished network is evaluated: nothing of it can be switched off."""
 
-    examples: Count  # test images, from the first on: clean accuracy and the protocol's own PGD
-    steps: Count
+    steps: Count  # of the protocol's own PGD, on all test images
     step_size: Radius
-    strong: Enough  # test images for each of the others
-    fgsm: Enough
-    noise: Enough
-    square: Enough
-    queries: Annotated[int, Field(ge=500)]
-    autoattack: Annotated[int, Field(ge=0)]
-    autoattack_seeds: list[Seed]
-    curves: Enough
-    transfer: Enough
-
-    def counts(self) -> dict[str, int]:
-        """How many test images each setting that counts them asks for."""
-        return self.model_dump(exclude={"steps", "step_size", "queries", "autoattack_seeds"})
+    subset: Enough  # test images for every other attack: see `evaluation.outcomes.subset`
 
 
 class Augmentation(Section):
@@ -150,9 +137,8 @@ class Protocol(Section):
             train, test = IMAGES[self.data]
             if self.holdout > train // 2:
                 raise ValueError(f"holdout = {self.holdout}: at most half of the {train} training images is allowed")
-            for name, count in self.evaluate.counts().items():
-                if count > test:
-                    raise ValueError(f"evaluate.{name} = {count}: there are {test} test images")
+            if self.evaluate.subset > test:
+                raise ValueError(f"evaluate.subset = {self.evaluate.subset}: there are {test} test images")
         return self
 
     def training(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors")
+SOURCES = ("seladv", "notebooks", "params.yaml", "dvc.yaml", "gpu")  # what a result is made by
 
 
 def device() -> torch.device:
@@ -61,12 +63,24 @@ def describe(root: Path) -> dict[str, Any]:
 
 
 def _revision(root: Path) -> str:
-    """The commit, with `-dirty` where tracked files differ from it; `unknown` outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    """The commit, with `-dirty` where the code or params.yaml differ from it; `unknown` outside git.
+
+    What a stage itself writes, results and dvc.lock, does not count.
+    """
+    found = []
+    for command in (["describe", "--always", "--abbrev=12"], ["status", "--porcelain", "--", *SOURCES]):
+        try:
+            done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        found.append(done.stdout.strip())
+    return found[0] + ("-dirty" if found[1] else "")
+
+
+def uncommitted(target: Path, *made: Mapping[str, Any]) -> str:
+    """One line where a part of `target`, all by `describe`, was made from uncommitted code; else empty."""
+    dirty = next((each["revision"] for each in made if each["revision"].endswith("-dirty")), None)
+    return f"{target.name}: made by {dirty}, uncommitted code or parameters; commit, and run it again" if dirty else ""
 
 
 def _processor() -> str:
