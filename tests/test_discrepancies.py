@@ -46,8 +46,8 @@ def test_effects() -> None:
         ("gradient matching, score alone", "el2n-50"): ("gradmatch-50", -5),
     }
     assert effects(margin_50=80, as_coded_margin=70, gradmatch_50=66, as_coded_gradmatch=60) == {
-        ("all of them, margin", "as-coded-margin"): ("margin-50", -10),
-        ("all of them, gradient matching", "as-coded-gradmatch"): ("gradmatch-50", -6),
+        ("all of these, margin", "as-coded-margin"): ("margin-50", -10),
+        ("all of these, gradient matching", "as-coded-gradmatch"): ("gradmatch-50", -6),
     }
 
 
