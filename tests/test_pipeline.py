@@ -248,14 +248,28 @@ def test_claims(study: Study) -> None:
     content = yaml.safe_load(before)
     content["mnist"] |= {"seeds": [0], "arms": SMALL["arms"], "evaluate": content["digits"]["evaluate"]}
     (study.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    timed = {"protocol": "mnist", "implementation": "seladv", "batch_size": 64}
+    timed |= {"machine": {"device": "a CPU", "threads": 2}, "epoch_seconds": {"full": [4.0, 2.0, 9.0]}}
+    (study.folder / "results/timing").mkdir(exist_ok=True)
+    (study.folder / "results/timing/mnist.json").write_text(json.dumps(timed))
     claims = ["papermill", "-k", "python3", "--no-progress-bar", "notebooks/5-claims.ipynb", "runs/5-claims.ipynb"]
     done = study.run(*claims, "-r", "output", "runs/claims")
     (study.folder / "params.yaml").write_text(before)
     for kind in ("metrics", "autoattack"):
         shutil.rmtree(study.folder / "results" / kind / "mnist")
+    (study.folder / "results/timing/mnist.json").unlink()
     assert done.returncode == 0, done.stderr[-3000:]
     rows = pd.read_csv(study.folder / "runs/claims/claims.csv").set_index(["claim", "arm"])
     assert set(rows["protocol"]) == {"mnist"}
     runs = pd.read_csv(study.folder / "results/digits.csv").set_index("arm")
-    difference = runs.loc["margin-50", "robust"] - runs.loc["full", "robust"]
-    assert rows.loc[("C1", "margin-50"), "ours"] == pytest.approx(difference, abs=0.002)
+    for claim, column in (("C1", "autoattack_50"), ("C1-pgd", "robust")):
+        difference = runs.loc["margin-50", column] - runs.loc["full", column]
+        assert rows.loc[(claim, "margin-50"), "ours"] == pytest.approx(difference, abs=0.002)
+    outputs = [
+        "".join(data)
+        for cell in nbformat.read(study.folder / "runs/5-claims.ipynb", as_version=4).cells
+        for output in cell.get("outputs", [])
+        for data in output.get("data", {}).values()
+    ]
+    assert any(text.startswith("**MNIST**, mnist-cnn, 1 epochs") for text in outputs)
+    assert any("4 (2 to 9)" in text for text in outputs)

@@ -1,4 +1,9 @@
-"""Intervals, tests and corrections, against printed tables, worked examples and simulation."""
+"""Intervals, tests and corrections, against printed tables, the first publication's outcomes and simulated studies."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,43 +11,136 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from seladv.evaluation.outcomes import unpack
 from seladv.report import stats
+from seladv.report.claims import NOT_SUPPORTED, ON_PAR, SUPPORTED, UNDECIDED
 
+FIRST = Path(__file__).parents[1] / "results/first/metrics"
 numbers = st.floats(-50, 50).map(lambda value: round(value, 3))
 samples = st.lists(numbers, min_size=2, max_size=8).filter(lambda values: max(values) - min(values) > 0.01)
-probabilities = st.lists(st.floats(0, 1), max_size=8)
+
+# ---- the additive model
 
 
-def test_interval() -> None:
-    # mean 3, standard deviation √2.5, t(0.975, 4) = 2.776445 from a printed table
-    half = 2.776445 * (2.5 / 5) ** 0.5
-    assert stats.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3.0, 3 - half, 3 + half), abs=1e-6)
+def test_contrast_by_hand() -> None:
+    """Three arms, two seeds: residuals ±1/3, ±1/3, ∓2/3, so 4/3 over 2 degrees of freedom; t(0.975, 2) = 4.302653."""
+    values = {"a": [1.0, 3.0], "b": [2.0, 4.0], "c": [4.0, 4.0]}
+    half = 4.302653 * (2 / 3) ** 0.5  # √(2 · MS / S)
+    mean, low, high, p, df = stats.contrast(values, "c", "a")
+    assert (mean, low, high, df) == pytest.approx((2.0, 2 - half, 2 + half, 2), abs=1e-5)
+    assert p == pytest.approx(2 * scipy_stats.t.sf(2 / (2 / 3) ** 0.5, 2))
 
 
-@given(samples)
-def test_interval_against_scipy(values: list[float]) -> None:
-    test = scipy_stats.ttest_1samp(values, 0.0)
-    mean, low, high = stats.interval(values)
-    assert (low, high) == pytest.approx(tuple(test.confidence_interval(0.95)))
-    assert mean == pytest.approx(np.mean(values))
-    assert stats.p_value(values, 0.0) == pytest.approx(float(test.pvalue))
+@given(samples, numbers)
+def test_two_arms_are_a_paired_t_test(values: list[float], bound: float) -> None:
+    test = scipy_stats.ttest_1samp(values, bound)
+    block = {"arm": [50 + value for value in values], "other": [50.0] * len(values)}
+    mean, low, high, p, df = stats.contrast(block, "arm", "other", bound)
+    assert (mean, low, high) == pytest.approx((np.mean(values), *test.confidence_interval(0.95)), abs=1e-6)
+    assert p == pytest.approx(float(test.pvalue), abs=1e-6)
+    assert df == len(values) - 1
+    assert low is not None
+    assert high is not None
+    if min(abs(low - bound), abs(high - bound)) > 1e-6:
+        assert (p < stats.LEVEL) == (not low <= bound <= high)
 
 
 @pytest.mark.parametrize("values", [[2.0], [0.5, 0.5, 0.5], [0.1 + 0.2, 0.3]])
 def test_no_interval(values: list[float]) -> None:
-    assert stats.interval(values)[1:] == (None, None)
-    assert stats.p_value(values, 0.0) is None
+    found = stats.contrast({"arm": values, "other": [0.0] * len(values)}, "arm", "other")
+    assert found == (pytest.approx(np.mean(values)), None, None, None, 0)
 
 
-@given(samples, numbers)
-def test_p_and_interval_agree(values: list[float], to: float) -> None:
-    _, low, high = stats.interval(values)
-    p = stats.p_value(values, to)
-    assert low is not None
-    assert high is not None
-    assert p is not None
-    if min(abs(low - to), abs(high - to)) > 1e-6:
-        assert (p < stats.LEVEL) == (not low <= to <= high)
+def test_error_rate() -> None:
+    """1,000 studies of five arms and five seeds, one arm exactly at the margin: either verdict is false in 2.5 %."""
+    draw = np.random.default_rng(3)
+    found = []
+    for _ in range(1000):
+        accuracies = draw.normal(size=(5, 5)) + 3 * draw.normal(size=5)  # [arm, seed]: the seed's own part is common
+        accuracies[4] += ON_PAR.low
+        found.append(stats.contrast(dict(zip("abcde", accuracies.tolist(), strict=True)), "e", "a", ON_PAR.low))
+    verdicts = [ON_PAR.verdict(each.low, each.high) for each in found]  # type: ignore[arg-type]
+    assert 12 <= verdicts.count(SUPPORTED) <= 40  # 25 ± 5
+    assert 12 <= verdicts.count(NOT_SUPPORTED) <= 40
+    assert sum(each.p < stats.LEVEL for each in found) == 1000 - verdicts.count(UNDECIDED)  # type: ignore[operator]
+    assert np.std([each.mean for each in found]) == pytest.approx((2 / 5) ** 0.5, rel=0.1)  # the seeds' part is gone
+
+
+# ---- the first publication, as recomputed by other code
+
+
+def runs(protocol: str, arm: str) -> list[dict[str, Any]]:
+    return [json.loads((FIRST / protocol / f"{arm}-{seed}.json").read_text()) for seed in range(3)]
+
+
+ARMS = {
+    "mnist": ("full", "full-k20", "random-50", "margin-50", "gradmatch-50"),
+    "cifar10-small": ("full", "full-k5", "random-50", "margin-50"),
+}
+
+
+@pytest.fixture(scope="module")
+def first() -> Mapping[str, dict[str, list[dict[str, Any]]]]:
+    return {protocol: {arm: runs(protocol, arm) for arm in arms} for protocol, arms in ARMS.items()}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "other", "mean", "half"),
+    [
+        ("mnist", "random-50", 1.48, 0.93),
+        ("mnist", "full", 3.46, 0.93),
+        ("cifar10-small", "random-50", -1.26, 0.42),
+        ("cifar10-small", "full", -3.95, 0.42),
+    ],
+)
+def test_pooled_half_width(first: Any, protocol: str, other: str, mean: float, half: float) -> None:
+    block = {name: [run["robust"] for run in of_arm] for name, of_arm in first[protocol].items()}
+    found = stats.contrast(block, "margin-50", other)
+    assert found.mean == pytest.approx(mean, abs=0.006)
+    assert (found.high - found.low) / 2 == pytest.approx(half, abs=0.005)  # type: ignore[operator]
+    assert found.df == 2 * (len(block) - 1)
+
+
+def test_pooled_p_and_holm(first: Any) -> None:
+    block = {name: [run["robust"] for run in of_arm] for name, of_arm in first["mnist"].items()}
+    raw = [stats.contrast(block, arm, "random-50").p for arm in ("margin-50", "gradmatch-50")]
+    assert raw[0] == pytest.approx(0.006, abs=0.0005)
+    assert stats.holm(raw)[0] == pytest.approx(0.012, abs=0.001)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "other", "low", "high"),
+    [
+        ("mnist", "full", 2.84, 4.08),
+        ("mnist", "random-50", 0.15, 2.82),
+        ("cifar10-small", "random-50", -1.62, -0.91),
+        ("cifar10-small", "full-k5", -4.77, -3.10),
+    ],
+)
+def test_crossed(first: Any, protocol: str, other: str, low: float, high: float) -> None:
+    entries = [run["attacks"]["pgd"] for arm in ("margin-50", other) for run in first[protocol][arm]]
+    hits = np.array([unpack(entry["outcomes"], entry["examples"]).numpy() for entry in entries], dtype=float)
+    assert stats.crossed(100 * (hits[:3] - hits[3:])) == pytest.approx((low, high), abs=0.006)
+
+
+def test_crossed_coverage() -> None:
+    """300 studies of four seeds and 100 images, each with an effect of its own."""
+    draw = np.random.default_rng(1)
+    covered = 0
+    for _ in range(300):
+        seeds, images, rest = draw.normal(size=(4, 1)), 5 * draw.normal(size=(1, 100)), 5 * draw.normal(size=(4, 100))
+        low, high = stats.crossed(2.0 + seeds + images + rest)  # type: ignore[misc]
+        covered += low <= 2.0 <= high
+    assert 0.91 <= covered / 300 <= 0.99
+
+
+def test_crossed_without_interval() -> None:
+    assert stats.crossed(np.ones((1, 9))) is None
+    assert stats.crossed(np.ones((3, 9))) is None
+    assert stats.crossed(np.ones((3, 1))) is None
+
+
+# ---- Holm, one value per seed
 
 
 def test_holm() -> None:
@@ -50,41 +148,6 @@ def test_holm() -> None:
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
     assert stats.holm([]) == []
-
-
-@given(probabilities)
-def test_holm_bounds(raw: list[float]) -> None:
-    adjusted = stats.holm(raw)
-    for p, lifted in zip(raw, adjusted, strict=True):
-        assert p <= lifted <= min(1.0, len(raw) * p)
-    assert [adjusted[i] for i in np.argsort(raw)] == sorted(adjusted)
-
-
-@given(probabilities.filter(len), st.randoms())
-def test_holm_in_any_order(raw: list[float], random) -> None:  # type: ignore[no-untyped-def]
-    order = list(range(len(raw)))
-    random.shuffle(order)
-    assert stats.holm([raw[i] for i in order]) == pytest.approx([stats.holm(raw)[i] for i in order])
-
-
-def test_bootstrap_coverage() -> None:
-    """300 test sets of 200 images, on which one network is right more often by 5 points."""
-    draw = np.random.default_rng(1)
-    covered = 0
-    for _ in range(300):
-        differences = 100.0 * draw.choice([-1, 0, 1], size=200, p=[0.1, 0.75, 0.15])
-        _, low, high = stats.bootstrap(differences, resamples=400)
-        covered += low <= 5.0 <= high  # type: ignore[operator]
-    assert 0.91 <= covered / 300 <= 0.98
-
-
-def test_bootstrap_against_normal() -> None:
-    differences = [100.0] * 300 + [0.0] * 700  # standard error √(0.3 · 0.7 / 1000) = 1.449 points
-    mean, low, high = stats.bootstrap(differences, resamples=4000)
-    assert mean == pytest.approx(30)
-    assert (low, high) == pytest.approx((30 - 1.96 * 1.449, 30 + 1.96 * 1.449), abs=0.25)
-    assert stats.bootstrap(differences) == stats.bootstrap(differences)  # the same every time
-    assert stats.bootstrap([0.0, 0.0, 0.0]) == (0.0, None, None)
 
 
 def test_half_width() -> None:

@@ -1,5 +1,8 @@
 """Timed epochs: every arm in every round, in the form that the claims read."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +44,20 @@ def test_rounds_really_train(
     seconds = timing.epoch_seconds(settings | {"schedule": schedule}, ["margin-50"], parts=digits, device=CPU)
     assert len(seconds["margin-50"]) == timing.ROUNDS
     assert all(value > 0 for value in seconds["margin-50"])
+
+
+def test_what_is_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Median and range of each arm, with the machine, the implementation and the batch that they hold for."""
+    monkeypatch.setattr(timing.images, "load", lambda *_, **__: {})
+    monkeypatch.setattr(timing, "epoch_seconds", lambda *_, **__: {"full": [4.0, 2.0, 9.0]})
+    monkeypatch.setattr(timing, "describe", lambda _: {"device": "a CPU", "threads": 2})
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    monkeypatch.setattr(timing.places, "root", lambda: tmp_path)
+    timing.main("digits")
+    assert capsys.readouterr().out == "digits full: 4.00 s an epoch (2.00 to 9.00)\n"
+    written = json.loads((tmp_path / "results/timing/digits.json").read_text())
+    assert written["machine"]["device"] == "a CPU"
+    made = {name: written[name] for name in ("protocol", "implementation", "batch_size", "epoch_seconds")}
+    assert made == {
+        "protocol": "digits", "implementation": "seladv", "batch_size": 64, "epoch_seconds": {"full": [4.0, 2.0, 9.0]}
+    }  # fmt: skip

@@ -17,6 +17,7 @@ STUDY = (
     "seaborn",
     "matplotlib",
     "scipy",
+    "statsmodels",
     "sklearn",
     "pyautoattack",
 )

@@ -1,28 +1,31 @@
-"""How far a mean can be trusted: intervals and tests over seeds, the price of many tests, bootstrap over examples."""
+"""How far a mean can be trusted: one additive model over arms and seeds, and the interval over seeds and images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.multitest import multipletests
 
 LEVEL = 0.05  # of every test; 1 - LEVEL is every interval's confidence
 SAME = 1e-9  # values this near to each other are one value, seen through rounding
 
 
-class Interval(NamedTuple):
-    """A mean and the ends of its interval; no ends where the values give none."""
+class Contrast(NamedTuple):
+    """A mean difference, its 95 % interval, the two-sided p of its bound, and the residual's degrees of freedom."""
 
     mean: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    df: int = 0
 
 
-def mean_and_half_width(values: Sequence[float], *, confidence: float = 1 - LEVEL) -> tuple[float, float | None]:
-    """The mean of one value per seed, and the half-width of its Student-t interval.
-
-    For paired seeds, hand in the differences. One seed has no interval: the half-width is None.
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of one value per seed, and the half-width of its 95 % Student-t interval; None of one seed.
 
     Raises:
         ValueError: no values.
@@ -32,55 +35,58 @@ def mean_and_half_width(values: Sequence[float], *, confidence: float = 1 - LEVE
     count = len(values)
     if count < 2:
         return float(values[0]), None
-    quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
-    return mean(values), quantile * stdev(values) / count**0.5
+    return mean(values), float(stats.t.ppf(1 - LEVEL / 2, count - 1)) * stdev(values) / count**0.5
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """The mean of one value per seed with its 95 % Student-t interval.
+def contrast(values: Mapping[str, Sequence[float]], arm: str, other: str, bound: float = 0.0) -> Contrast:
+    """`arm` less `other` by the additive model y = arm + seed, with the residual pooled over all arms in `values`.
 
-    There is none for one value, and none for values that agree exactly: accuracies come in steps of one example, and
-    a spread of zero would turn that coincidence into certainty.
+    With these two arms alone it is the paired t test over the seeds. One seed has no interval, and neither have values
+    that the model fits exactly: accuracies come in steps of one image, and no residual is no certainty.
+
+    Args:
+        values: each arm's value for every seed, in the same order of seeds.
+        arm: the arm of interest.
+        other: the arm that it is compared with.
+        bound: the difference whose p is wanted; it is below 0.05 exactly where `bound` is outside the interval.
     """
-    centre, half = mean_and_half_width(values)
-    if half is None or max(values) - min(values) < SAME:
-        return Interval(centre, None, None)
-    return Interval(centre, centre - half, centre + half)
-
-
-def p_value(values: Sequence[float], bound: float) -> float | None:
-    """Two-sided p of Student's one-sample test that the mean is `bound`; None where `interval` has no ends.
-
-    It is below 0.05 exactly where `bound` is outside the 95 % interval.
-    """
-    if interval(values).low is None:
-        return None
-    return float(stats.ttest_1samp(values, bound).pvalue)
+    difference = mean(values[arm]) - mean(values[other])
+    if len(values[arm]) < 2:
+        return Contrast(difference)
+    frame = pd.DataFrame(values).rename_axis("seed").reset_index().melt("seed", var_name="arm", value_name="y")
+    fit = ols("y ~ 0 + C(arm) + C(seed)", frame).fit()
+    if fit.mse_resid < SAME**2:
+        return Contrast(difference)
+    test = fit.t_test(f"C(arm)[{arm}] - C(arm)[{other}] = {bound}")
+    low, high = test.conf_int(LEVEL)[0].tolist()
+    return Contrast(difference, low, high, float(test.pvalue), int(fit.df_resid))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given: reject those below 0.05 and the family's error stays below 0.05.
+    """Holm's adjusted p values, in the order given: reject those below 0.05 and the family's error stays below 0.05."""
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+def crossed(differences: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of the mean over seeds and images crossed: other seeds and another test set of this size.
+
+    Two-way random effects: the variance of the mean is (MS_seed + MS_image − MS_residual) / SN, its degrees of freedom
+    Satterthwaite's. None with fewer than two seeds or images, or where the variance is estimated as none.
+
+    Args:
+        differences: [S, N], of each seed and image, in the unit of the mean.
     """
-    count, least = len(p_values), 0.0
-    adjusted = [0.0] * count
-    for rank, index in enumerate(sorted(range(count), key=p_values.__getitem__)):
-        least = max(least, min(1.0, (count - rank) * p_values[index]))  # never below a smaller p's
-        adjusted[index] = least
-    return adjusted
-
-
-def bootstrap(differences: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """The mean of one difference per test example with its 95 % percentile interval over the examples.
-
-    It says how the same networks would differ on another test set of this size; it knows nothing of other seeds.
-    """
-    values = np.asarray(differences, dtype=float)
-    if len(values) < 2 or np.ptp(values) < SAME:
-        return Interval(float(values.mean()), None, None)
-    drawn = stats.bootstrap(
-        (values,), np.mean, n_resamples=resamples, batch=100, confidence_level=1 - LEVEL, method="percentile",
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return Interval(float(values.mean()), *map(float, drawn.confidence_interval))
+    seeds, images = differences.shape
+    if min(seeds, images) < 2:
+        return None
+    centre = differences.mean()
+    of_seeds, of_images = differences.mean(axis=1, keepdims=True), differences.mean(axis=0, keepdims=True)
+    residual = differences - of_seeds - of_images + centre
+    degrees = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])
+    sums = (images * ((of_seeds - centre) ** 2).sum(), seeds * ((of_images - centre) ** 2).sum(), (residual**2).sum())
+    squares = np.array(sums) / degrees  # mean squares of seeds, images and residual
+    variance = squares @ [1, 1, -1]
+    if variance < SAME:
+        return None
+    half = stats.t.ppf(1 - LEVEL / 2, variance**2 / (squares**2 / degrees).sum()) * (variance / (seeds * images)) ** 0.5
+    return float(centre - half), float(centre + half)

@@ -6,6 +6,7 @@ Runs that shared their machine with something else cannot be compared by the clo
 import os
 import random
 import sys
+from statistics import median
 from typing import Any
 
 import torch
@@ -47,9 +48,10 @@ def main(protocol: str) -> None:
     parts = images.load(root / "data" / f"{protocol}.safetensors", device=device())
     machine = {**describe(root), "load_before": os.getloadavg()[0]}
     seconds = epoch_seconds(settings.training(), settings.arms, parts=parts, device=device())
-    places.write_json(root / "results" / "timing" / f"{protocol}.json", {"machine": machine, "epoch_seconds": seconds})
+    made = {"protocol": protocol, "implementation": "seladv", "batch_size": settings.batch_size, "machine": machine}
+    places.write_json(root / "results" / "timing" / f"{protocol}.json", made | {"epoch_seconds": seconds})
     for arm, times in seconds.items():
-        print(f"{protocol} {arm}: {min(times):.2f} to {max(times):.2f} s an epoch")
+        print(f"{protocol} {arm}: {median(times):.2f} s an epoch ({min(times):.2f} to {max(times):.2f})")
 
 
 if __name__ == "__main__":
