@@ -15,6 +15,7 @@ demo: table-digits
 
 # The stages of one run, several runs at a time. A run that fails does not stop the others; DVC skips what is done.
 runs-%: $(READY)
+	@python -m seladv.study.check > /dev/null  # before DVC, which says less of a mistake in params.yaml
 	dvc repro check data-$*
 	dvc stage list --name-only --all | sed -n 's/^\(.*:\)\?train-$*@//p' | \
 	  xargs -P $(JOBS) --process-slot-var=SLOT -I{} bash -c '$(ON_A_GPU) \
@@ -31,6 +32,7 @@ table-%: runs-%
 
 # Runs that are missing, then what has been made by other code, parameters or inputs than those that are here now.
 status: $(READY)
+	@python -m seladv.study.check > /dev/null
 	@dvc repro --quiet check
 	@dvc status | awk '/^[^ \t]/ {stage = $$1} /modified:/ {stale[stage] = stale[stage] " " $$2} \
 	  /changed command/ {stale[stage] = stale[stage] " its command"} /new:/ {never[stage] = 1} \

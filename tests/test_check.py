@@ -1,6 +1,7 @@
 """`python -m seladv.study.check`: what it refuses, and what it says is missing."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -84,3 +85,58 @@ def test_claims_see_the_gpu_results(study: Path) -> None:
     new.write_text("{}")
     run(study)
     assert claims.read_text() != before
+
+
+def test_weights_are_a_dependency(study: Path) -> None:
+    """A file to start from is refused where it is missing, and where changing it would train nothing again."""
+    path = study / "params.yaml"
+    path.write_text(path.read_text().replace("  model: digits-cnn\n", "  model: digits-cnn\n  weights: start.pth\n"))
+    assert "digits.weights = 'start.pth': there is no such file below" in run(study).stderr
+    (study / "start.pth").touch()
+    assert run(study).stderr == "digits.weights: add ${digits.weights} to the deps of train-digits in dvc.yaml\n"
+    pipeline = (study / "dvc.yaml").read_text()
+    old = "      - build/code/2-train/${item.arm}.txt\n"
+    (study / "dvc.yaml").write_text(pipeline.replace(old, old + "      - ${digits.weights}\n", 1))
+    assert run(study).returncode == 0
+
+
+NAMES = ["my.photos", "photos v2", "a@b", "a/b", "2024", "ümlaut", "-x", "_x", "a:b", "a=b", "${x}", "'null'"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_dvc_misreads(study: Path, name: str) -> None:
+    path = study / "params.yaml"
+    path.write_text(path.read_text().replace("\ncifar10-200:", f"\n{name}:"))
+    done = run(study)
+    if name == "'null'":  # text, where it is quoted
+        assert done.returncode == 0
+    else:
+        assert "is no name for a protocol; allowed: letters, digits, - and _, a letter first\n" in done.stderr
+
+
+MISTAKES = [  # in params.yaml → what the line says
+    ("  eps: 0.15", "  epsilon: 0.15", "digits.epsilon = 0.15: unknown key; .*; did you mean eps?"),
+    ("  batch_size: 64", "  batchsize: 64", "digits.batchsize = 64: unknown key; .*; did you mean batch_size?"),
+    ("  lr: 0.001", "  learning_rate: 0.001", "digits.learning_rate = 0.001: unknown key"),
+    ("    flip: false", "    flips: false", "unknown key; allowed: crop, flip; did you mean flip?"),
+    ("  arms:", "  arm:", "unknown key; .*; did you mean arms?"),
+    ("  - margin-50", "  - margn-50", "did you mean margin-50?"),
+    ("  - margin-50", "  - Margin-30", "did you mean margin-30?"),
+    ("  - margin-50", "  - margin_50", "did you mean margin-50?"),
+    ("  - margin-50", "  - gradmach-25", "did you mean gradmatch-25?"),
+    ("  - full-k5", "  - full-5k", "did you mean full-k5?"),
+    ("  - clean", "  - claen", "did you mean clean?"),
+    ("  seeds:\n  - 0\n  - 1\n  - 2", "  seeds: 3", "digits.seeds = 3: it should be a valid list"),
+    ("  seeds:\n  - 0\n  - 1\n  - 2", "  seeds: 0-2", "digits.seeds = '0-2': it should be a valid list"),
+    ("  seeds:\n  - 0\n  - 1\n  - 2\n", "", "digits.seeds is missing"),
+    ("  model: digits-cnn", "  model: digit-cnn", "is allowed, or .*; did you mean digits-cnn?"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "line"), MISTAKES)
+def test_mistakes_are_named(study: Path, right: str, wrong: str, line: str) -> None:
+    path = study / "params.yaml"
+    assert right in path.read_text()
+    path.write_text(path.read_text().replace(right, wrong, 1))
+    (said,) = run(study).stderr.splitlines()
+    assert re.search(line.replace("?", r"\?"), said)

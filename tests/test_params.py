@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 
 # key, wrong value, what the line must say is allowed
 WRONG: list[tuple[str, Any, str]] = [
-    ("digits.lrr", 0.1, "unknown key; allowed: data, .*, lr, .*, seeds"),
-    ("digits.evaluate.epss", 1, "unknown key; allowed: steps, step_size, subset"),
+    ("digits.lrr", 0.1, r"unknown key; allowed: data, .*, lr, .*, seeds; did you mean lr\?"),
+    ("digits.evaluate.epss", 1, r"unknown key; allowed: steps, step_size, subset; did you mean steps\?"),
     ("digits.paper.full", {"clean": 1.0, "robust": 1.0, "auto": 1.0}, "unknown key; allowed: clean, robust"),
     ("digits.epochs", ABSENT, "missing"),
     ("digits.evaluate.steps", ABSENT, "missing"),
@@ -59,7 +59,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digits.lr", 0, "greater than 0"),
     ("digits.lr", nan, "greater than 0"),
     ("digits.lr", inf, "finite number"),
-    ("digits.model", "vgg", "mnist-cnn, digits-cnn, resnet18, resnet18-narrow is allowed"),
+    (
+        "digits.model",
+        "vgg",
+        "mnist-cnn, digits-cnn, resnet18, resnet18-narrow is allowed, or torchvision/<name> or timm/<name>",
+    ),
     ("digits.model", 18, "valid string"),
     ("digits.data", "svhn", "'digits', 'mnist' or 'cifar10'"),
     ("digits.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
@@ -183,7 +187,9 @@ def test_committed_file(root: Path) -> None:
     assert {"digits", "mnist"} <= params.check(root / "params.yaml").keys()
 
 
-@pytest.mark.parametrize(("written", "read"), [("8/255", 8 / 255), ("0.03", 0.03), (1, 1.0), ("1e-3", 0.001)])
+@pytest.mark.parametrize(
+    ("written", "read"), [("8/255", 8 / 255), ("0.03", 0.03), (1, 1.0), ("1e-3", 0.001), ("1E-2", 0.01)]
+)
 def test_fractions(content: dict[str, Any], write: Callable[[object], Path], written: Any, read: float) -> None:
     put(content, "digits.eps", written)
     assert params.load(write(content), "digits").eps == read
@@ -197,7 +203,7 @@ def test_one_arm_and_seed(root: Path) -> None:
 def test_training_settings(root: Path) -> None:
     study = params.load(root / "params.yaml", "digits")
     assert study.training().keys() == study.model_dump().keys() - {
-        "arms", "seeds", "evaluate", "paper", "headline", "max_hours"
+        "arms", "seeds", "evaluate", "paper", "headline", "max_hours", "weights"
     }  # fmt: skip
 
 

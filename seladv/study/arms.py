@@ -11,8 +11,11 @@ fgsm, nfgsm                    all, by one step: FGSM-RS (Wong et al. 2020), N-F
 
 import ast
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from seladv.study.places import nearest
 
 
 def _criteria() -> dict[str, tuple[str, int, bool]]:
@@ -90,4 +93,13 @@ def parse(name: str) -> Arm:
             return Arm(criterion, int(percent), chosen)
     raise ValueError(
         ALLOWED.format(bundles=", ".join(BUNDLES), criteria=", ".join(CRITERIA), switches=", -".join(SWITCHES))
+        + nearest(name, _like(name))
     )
+
+
+def _like(name: str) -> list[str]:
+    """Arms that may have been meant: every one, with the numbers of `name`."""
+    number = next((each for each in re.findall(r"\d+", name) if 0 < int(each) <= 100 and each[0] != "0"), "50")
+    tails = ["".join(f"-{switch}" for switch in chosen if switch) for chosen in product(*((s, "") for s in SWITCHES))]
+    selective = [f"{criterion}-{number}{tail}" for criterion, tail in product(CRITERIA, tails)]
+    return ["clean", "full", f"full-k{number}", *SINGLE_STEP, *BUNDLES, *selective]

@@ -28,6 +28,7 @@ def main() -> None:
     """Check params.yaml, write build/code, and print what has not been run yet."""
     root = places.root()
     protocols = params.check(root / "params.yaml")
+    weights(root, protocols)
     write(root, protocols, root / "build" / "code")
     for line in missing(root, protocols):
         print(line)
@@ -48,6 +49,20 @@ def write(root: Path, protocols: dict[str, Protocol], target: Path) -> None:
     found["5-claims"] += _gpu_results(root, protocols)
     for name, lines in found.items():
         places.write_bytes(target / f"{name}.txt", "".join(dict.fromkeys(lines)).encode())
+
+
+def weights(root: Path, protocols: dict[str, Protocol]) -> None:
+    """Refuse weights to start from that are not there, or whose change would train nothing again.
+
+    Raises:
+        StudyError: the file is missing, or no stage depends on it; one line.
+    """
+    pipelines = "".join(path.read_text(encoding="utf-8") for path in (root / "dvc.yaml", root / GPU) if path.exists())
+    for name, protocol in protocols.items():
+        if protocol.weights and not (root / protocol.weights).is_file():
+            raise StudyError(f"{name}.weights = {protocol.weights!r}: there is no such file below {root}")
+        if protocol.weights and f"${{{name}.weights}}" not in pipelines:
+            raise StudyError(f"{name}.weights: add ${{{name}.weights}} to the deps of train-{name} in dvc.yaml")
 
 
 def missing(root: Path, protocols: dict[str, Protocol]) -> list[str]:

@@ -15,10 +15,18 @@ from seladv.study.places import StudyError
 
 PACKAGE = Path(__file__).parents[1]
 NOTEBOOKS = ("1-data", "2-train", "3-evaluate", "3-autoattack", "3-transfer", "4-fidelity", "4-results", "5-claims")
-SILENT = {"figure", "parameters"}  # tags of cells that only show, or whose values every stage passes
+SILENT = {"figure", "parameters", "injected-parameters"}  # tags of cells that show, or whose values a stage passes
 # Modules that no result depends on. The registry names every criterion, and an arm depends on its own. What params.yaml
-# says reaches a stage as the stage's parameters. The others find files and estimate hours.
-APART = {"selection", "study.params", "study.protocol", "study.places", "study.digests", "training.forecast"}
+# says reaches a stage as the stage's parameters. The others find files, try out and estimate hours.
+APART = {
+    "selection",
+    "study.params",
+    "study.protocol",
+    "study.places",
+    "study.digests",
+    "training.forecast",
+    "training.trial",
+}
 
 
 class _Bare(ast.NodeTransformer):

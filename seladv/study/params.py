@@ -1,12 +1,13 @@
 """params.yaml, read and checked: a wrong value stops here, before any work, with one line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from seladv.study.places import StudyError
+from seladv.study.places import StudyError, nearest
 from seladv.study.protocol import Augmentation, Evaluation, Folder, Protocol, Published
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -15,6 +16,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "augment": Augmentation,
     "(folder)": Folder,
 }
+NAME = r"[A-Za-z][A-Za-z0-9_-]*"
 WORDS = {"too_short": "at least one is needed", "model_type": "a mapping of keys to values is needed"}
 
 
@@ -54,8 +56,9 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise ParamsError(f"{path}: a section for at least one protocol is needed")
     for name in content:
-        if not isinstance(name, str) or not name.isprintable():
-            raise ParamsError(f"{path}: {name!r} is no name for a protocol; allowed: printable text")
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
+            allowed = "letters, digits, - and _, a letter first"  # DVC and papermill would misread others
+            raise ParamsError(f"{path}: {name!r} is no name for a protocol; allowed: {allowed}")
     return content
 
 
@@ -67,7 +70,8 @@ def load(path: Path, protocol: str, *, arm: str | None = None, seed: int | None 
     """
     content = read(path)
     if protocol not in content:
-        raise ParamsError(f"{path}: unknown protocol {protocol!r}; allowed: {', '.join(content)}")
+        allowed = f"allowed: {', '.join(content)}{nearest(protocol, content)}"
+        raise ParamsError(f"{path}: unknown protocol {protocol!r}; {allowed}")
     section = content[protocol]
     if isinstance(section, dict):
         section |= {} if arm is None else {"arms": [arm]}
@@ -83,9 +87,21 @@ def check(path: Path) -> dict[str, Protocol]:
     return {name: load(path, name) for name in read(path)}
 
 
+def fits(path: Path, name: str, *, train: int, test: int) -> None:
+    """Check the protocol `name` of params.yaml against the images that there are, counted as in `Protocol.fits`.
+
+    Raises:
+        ParamsError: it asks for too many; one line.
+    """
+    try:
+        load(path, name).fits(train, test)
+    except ValueError as error:
+        raise ParamsError(f"{path}: {name}.{error}") from None
+
+
 def _line(protocol: str, error: ValidationError) -> str:
-    """The first mistake as `key = value: what is allowed`."""
-    first, *others = error.errors()
+    """The first mistake as `key = value: what is allowed`; a misspelt key before the one that it leaves missing."""
+    first, *others = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     loc = [part for part in first["loc"] if not str(part).startswith("(")]
     key = protocol + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     message = WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
@@ -95,7 +111,10 @@ def _line(protocol: str, error: ValidationError) -> str:
         return f"{key} is missing{more}"
     if first["type"] == "extra_forbidden":
         inside = next((section for key, section in SECTIONS.items() if key in first["loc"]), Protocol)
-        return f"{key} = {first['input']!r}: unknown key; allowed: {', '.join(inside.model_fields)}{more}"
+        missing = [each["loc"] for each in others if each["type"] == "missing"]
+        left = [str(each[-1]) for each in missing if each[:-1] == first["loc"][:-1]]
+        meant = nearest(str(loc[-1]), left) or nearest(str(loc[-1]), inside.model_fields)
+        return f"{key} = {first['input']!r}: unknown key; allowed: {', '.join(inside.model_fields)}{meant}{more}"
     if first["loc"] == () and first["type"] == "value_error":  # a check of several keys names them itself
         return f"{protocol}.{message}{more}"
     return f"{key} = {first['input']!r}: {message}{more}"

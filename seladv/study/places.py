@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,24 @@ def network(root: Path, protocol: str, *, arm: str, seed: int, which: str = "las
     return path
 
 
+def nearest(word: str, names: Iterable[str]) -> str:
+    """`; did you mean <name>?` with the name most like `word`, to end a line with; empty where none is."""
+    plain, names = word.lower(), list(names)
+    prefixed = [name for name in names if plain.startswith(name) or (len(plain) > 1 and name.startswith(plain))]
+    tried = ((names, 0.8), (prefixed, 0.0), (names, 0.6))  # `epsilon` is nearer to `eps` than difflib knows
+    found = next((close for among, cutoff in tried if (close := get_close_matches(plain, among, 1, cutoff))), None)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one move: see `write_chunks`."""
+    write_chunks(path, [content])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     """Replace `path` in one move; a kill or a full disk leaves the former file as it was.
+
+    No more than one of `chunks` is held at a time.
 
     Raises:
         StudyError: the disk is full or the folder cannot be written; nothing is left behind.
@@ -46,7 +64,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(content)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -8,18 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from seladv.study import arms
+from seladv.study.places import nearest
 
 IMAGES = {"digits": (1437, 360), "mnist": (60000, 10000), "cifar10": (50000, 10000)}  # for training, for the test
 NETWORKS = {"digits": ("digits-cnn",), "mnist": ("mnist-cnn",)}  # data not named here are colour: any of RESNETS
 RESNETS = ("resnet18", "resnet18-narrow")
 MODELS = ("mnist-cnn", "digits-cnn", *RESNETS)  # the names in training/models.py, which imports torch
+LIBRARIES = r"(torchvision|timm)/[A-Za-z0-9_.]+"  # see training/library.py; for any data
 
 
 def _fraction(value: Any) -> Any:
-    """Read `8/255` as the field writes it, and `1e-3`, which YAML hands over as text."""
+    """Read `8/255` as the field writes it, and `1e-3` or `1E-3`, which YAML hands over as text."""
     if not isinstance(value, str):
         return value
-    if re.fullmatch(r"\d+/0*[1-9]\d*|\d+(\.\d*)?(e[+-]?\d{1,2})?", value):
+    if re.fullmatch(r"\d+/0*[1-9]\d*|\d+(\.\d*)?([eE][+-]?\d{1,2})?", value):
         return float(Fraction(value))
     raise ValueError("a number or a fraction such as 8/255 is allowed")
 
@@ -29,6 +31,7 @@ Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 Share = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Enough = Annotated[int, Field(ge=50)]  # images: of fewer, one image alone is more than two points
+Name = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -80,6 +83,7 @@ class Protocol(Section):
     data: Data
     holdout: Count
     model: str
+    weights: Name | None = None  # a file that training starts from; a relative one counts from the root
     eps: Radius
     step_size: Radius
     steps: Count
@@ -103,8 +107,9 @@ class Protocol(Section):
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:
-        if name not in MODELS:
-            raise ValueError(f"one of {', '.join(MODELS)} is allowed")
+        if name not in MODELS and not re.fullmatch(LIBRARIES, name):
+            known = f"one of {', '.join(MODELS)} is allowed, or torchvision/<name> or timm/<name>"
+            raise ValueError(known + nearest(name, MODELS))
         return name
 
     @field_validator("arms", "seeds")
@@ -131,16 +136,24 @@ class Protocol(Section):
     @model_validator(mode="after")
     def _fits_the_data(self) -> "Protocol":
         fitting = RESNETS if isinstance(self.data, Folder) else NETWORKS.get(self.data, RESNETS)
-        if self.model not in fitting:
+        if self.model not in fitting and "/" not in self.model:
             raise ValueError(f"model = {self.model!r}: does not fit the data; allowed: {', '.join(fitting)}")
         if not isinstance(self.data, Folder):
-            train, test = IMAGES[self.data]
-            if self.holdout > train // 2:
-                raise ValueError(f"holdout = {self.holdout}: at most half of the {train} training images is allowed")
-            if self.evaluate.subset > test:
-                raise ValueError(f"evaluate.subset = {self.evaluate.subset}: there are {test} test images")
+            self.fits(*IMAGES[self.data])
         return self
 
+    def fits(self, train: int, test: int) -> None:
+        """Check what counts images, against `train` training images, the held-out ones included, and `test` others.
+
+        Raises:
+            ValueError: it asks for too many; the line begins with the key.
+        """
+        if self.holdout > train // 2:
+            raise ValueError(f"holdout = {self.holdout}: at most half of the {train} training images is allowed")
+        if self.evaluate.subset > test:
+            raise ValueError(f"evaluate.subset = {self.evaluate.subset}: there are {test} test images")
+
     def training(self) -> dict[str, Any]:
-        """The settings that a training run depends on, and no others."""
-        return self.model_dump(exclude={"arms", "seeds", "evaluate", "paper", "headline", "max_hours"})
+        """The settings that a training run depends on, and no others; `weights` only where there are some."""
+        apart = {"arms", "seeds", "evaluate", "paper", "headline", "max_hours"}
+        return self.model_dump(exclude=apart if self.weights else {*apart, "weights"})

@@ -37,10 +37,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise StudyError(f"{path} is not a checkpoint of this study ({error}); delete it and run again") from None
 
 
-def save_networks(folder: Path, networks: dict[str, dict[str, Tensor]], *, model: str, classes: int) -> None:
-    """Write each network's weights (name → state dict) with what the network is built by."""
+def save_networks(
+    folder: Path, networks: dict[str, dict[str, Tensor]], *, model: str, classes: int, size: int | None = None
+) -> None:
+    """Write each network's weights (name → state dict) with what the network is built by: see `models.build`."""
     for name, weights in networks.items():
-        write(folder / f"{name}.safetensors", weights, {"model": model, "classes": classes})
+        write(folder / f"{name}.safetensors", weights, {"model": model, "classes": classes, "size": size})
 
 
 def load_network(path: Path, name: str, *, device: torch.device) -> nn.Module:
@@ -52,7 +54,7 @@ def load_network(path: Path, name: str, *, device: torch.device) -> nn.Module:
     weights, info = read(path)
     if info.get("model") != name:
         raise StudyError(f"{path} holds a {info.get('model')!r}, but the protocol's model is {name!r}: train again")
-    model = models.build(name, seed=0, classes=info.get("classes", 10), device=device)
+    model = models.build(name, seed=0, classes=info.get("classes", 10), size=info.get("size"), device=device)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -86,5 +88,6 @@ def key(settings: dict[str, Any], code: str, *files: Path) -> str:
     """A short hash of all that determines a result: settings, a digest of the code, the content of `files`."""
     digest = hashlib.sha256(json.dumps([settings, code], sort_keys=True).encode())
     for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:  # the data may be larger than memory
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

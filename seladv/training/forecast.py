@@ -32,7 +32,7 @@ def hours(
 
     An estimate: passes are taken to last equally long, and held-out images cost what training images do.
     """
-    run = Run(settings, arm=arm, seed=0, data=data, device=device)
+    run = Run(settings | {"weights": None}, arm=arm, seed=0, data=data, device=device)
     batches = run.start_epoch()
     for index in batches[:WARM_UP]:
         _, loss = training_step(run, index)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seladv.data.images import stream
+from seladv.training import library
 
 
 def mnist_cnn(classes: int = 10) -> nn.Module:
@@ -45,23 +46,6 @@ def digits_cnn(classes: int = 10) -> nn.Module:
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images, by channel
 
 
-class Normalize(nn.Module):
-    """(x - mean) / std by channel, inside the network: so that ε keeps its meaning in [0, 1] for every attack."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        # One multiplication and one addition; not saved with the weights, since the code states them.
-        scale = 1 / torch.tensor(std).view(-1, 1, 1)
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) * scale, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
-
-
 def resnet18_cifar(classes: int = 10, *, width: int = 64) -> nn.Module:
     """torchvision's ResNet-18 (He et al. 2016) with CIFAR's stem: 3×3, stride 1, no max-pool.
 
@@ -83,7 +67,7 @@ def resnet18_cifar(classes: int = 10, *, width: int = 64) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
-    return nn.Sequential(Normalize(MEAN, STD), network)
+    return nn.Sequential(library.Normalize(MEAN, STD), network)
 
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
@@ -94,17 +78,23 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def build(name: str, *, seed: int, classes: int = 10, device: torch.device | str = "cpu") -> nn.Module:
+def build(
+    name: str, *, seed: int, classes: int = 10, size: int | None = None, device: torch.device | str = "cpu"
+) -> nn.Module:
     """A freshly initialised network, the same for a seed on every device.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, or `torchvision/<name>` or `timm/<name>`.
         seed: the run's seed; only the initial weights depend on it.
         classes: how many logits.
+        size: pixels of a side, which only a network of a library may depend on.
         device: where the network goes, in channels-last layout, the fastest for its convolutions.
+
+    Raises:
+        StudyError: a library, or its network, is not there, or cannot be built for this size.
     """
     # Layers initialise themselves from the global generator: borrow it, and give it back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.set_state(stream(seed, "init").get_state())
-        model = MODELS[name](classes)
+        model = library.build(name, classes=classes, size=size) if "/" in name else MODELS[name](classes)
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

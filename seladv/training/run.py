@@ -13,8 +13,8 @@ from seladv.attack import ascend
 from seladv.data.images import Images, crop_and_flip, stream, to_float
 from seladv.frozen import Frozen, Graphed
 from seladv.selection import CRITERIA, SCORES, SELECTORS
-from seladv.study import arms
-from seladv.training import cost, models
+from seladv.study import arms, places
+from seladv.training import cost, models, pretrained
 from seladv.training.device import FORMATS, autocast, resolve
 
 PARTS = ("model", "optimizer", "schedule", "scaler")
@@ -38,7 +38,10 @@ class Run:
         self.classes = int(self.train.labels.max()) + 1
         self.attack = self.arm.attack(settings)
         self.precision = resolve(settings["precision"], device)
-        self.model = models.build(settings["model"], seed=seed, classes=self.classes, device=device)
+        self.size = self.train.images.shape[-1]
+        self.model = models.build(settings["model"], seed=seed, classes=self.classes, size=self.size, device=device)
+        if weights := settings.get("weights"):
+            print(pretrained.read_into(self.model, places.root() / weights, classes=self.classes))
         self.optimizer, self.schedule = optimizer(self.model, settings, samples=len(self.train.labels))
         # On the CPU, where every device finds the same batches, crops and flips.
         self.generators = {name: stream(seed, name) for name in ("order", "augment")}
@@ -80,7 +83,7 @@ class Run:
         augment = self.settings["augment"]
         if not any(augment.values()):
             return self.train.batch(index)
-        images = crop_and_flip(self.train.images[index], **augment, generator=self.generators["augment"])
+        images = crop_and_flip(self.train.pixels(index), **augment, generator=self.generators["augment"])
         return to_float(images), self.train.labels[index]
 
     def criterion(self, batch: int) -> str | None:
