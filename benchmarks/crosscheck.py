@@ -1,7 +1,7 @@
 """The same examples under other libraries' PGD: `python -m benchmarks.crosscheck digits full 0` on a trained network.
 
 Every library draws its random start uniformly from torch's generator, so one seed for each batch gives all of them the
-same start; what is left of a difference is rounding, or a mistake in one of them.
+same start; what remains of a difference is rounding, or a mistake in one of them.
 """
 
 import sys
