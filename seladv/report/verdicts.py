@@ -134,8 +134,8 @@ def title(rows: Sequence[Row], planned: Mapping[str, Protocol]) -> str:
             data = NAMES.get(str(protocol.data), str(protocol.data))
             found = [", ".join(part) or "*not run*" for part in parts.values()]
             sentences.append(
-                f"**{data}**, {protocol.model}, {epochs} epochs (`{name}`): by AutoAttack, as robust as full "
-                f"training to a point: {found[0]}; more robust than with random selection: {found[1]}."
+                f"**{data}**, {protocol.model}, {epochs} epochs (`{name}`): robust accuracy under AutoAttack on par "
+                f"with full training: {found[0]}; above random selection of as many: {found[1]}."
             )
     return "\n\n".join(sentences) or "No protocol has a run of the paper's criteria."
 
