@@ -31,7 +31,8 @@ def images(rows: Mapping[str, Tensor], *, titles: Sequence[Any], columns: int = 
     """Images [N, C, H, W] in [0, 1], a row (or several) for each name in `rows`; `titles` [N] above the first."""
     columns = min(columns, len(titles))
     lines = -(-len(titles) // columns)
-    figure = Figure(figsize=(columns * 0.8, len(rows) * lines), layout="constrained")
+    room = 0.1 * max(map(len, rows))  # inches for the names on the left
+    figure = Figure(figsize=(columns * 0.8 + room, len(rows) * lines), layout="constrained")
     axis = figure.subplots()  # one for all of them: an axis for every image takes ten times as long
     for row, (name, pictures) in enumerate(rows.items()):
         for index, picture in enumerate(pictures.cpu()):
