@@ -178,12 +178,12 @@ def _rounded(x_adv: Tensor, x: Tensor) -> Tensor:
 
 def _settings(x: Tensor, norm: str, **given: Any) -> tuple[float, float, int, float]:
     """eps, step_size, steps and start, with the defaults of `pgd` where one is None."""
-    if norm not in RADIUS:
+    if not isinstance(norm, str) or norm not in RADIUS:
         raise ValueError(f"pgd: norm={norm!r}; choose one of {', '.join(RADIUS)}")
     given["eps"] = RADIUS[norm] if given["eps"] is None else guard.number("pgd", "eps", given["eps"])
     given["step_size"] = given["eps"] / 4 if given["step_size"] is None else given["step_size"]
     given["start"] = given["eps"] if given["start"] is None else given["start"]
-    given["steps"] = guard.whole("pgd: steps", given["steps"])
+    given["steps"] = guard.integer("pgd", "steps", given["steps"])
     for name in ("step_size", "start"):
         given[name] = guard.number("pgd", name, given[name])
     if min(given.values()) < 0:
@@ -193,7 +193,7 @@ def _settings(x: Tensor, norm: str, **given: Any) -> tuple[float, float, int, fl
     for name in ("eps", "start"):
         if given[name] > most:
             write = f"write {given[name]:g}/255" if given[name] <= 255 * most else f"{most:g} is the most"
-            raise ValueError(f"pgd: {name}={given[name]:g}: images lie in [0, 1]; {write}")
+            raise ValueError(f"pgd: {name}={given[name]:.9g}: images lie in [0, 1]; {write}")
     return given["eps"], given["step_size"], given["steps"], given["start"]
 
 
@@ -243,6 +243,8 @@ def pgd(
     eps, step_size, steps, start = _settings(x, norm, eps=eps, step_size=step_size, steps=steps, start=start)
     if loss is not None and not callable(loss):
         raise ValueError(f"pgd: the loss is {guard.kind(loss)}; give a function loss(logits, y) -> [B]")
+    if not isinstance(targeted, bool):
+        raise ValueError(f"pgd: targeted is {guard.kind(targeted)}; give True, and the classes to reach as y")
     if ascend is not PLAIN and (norm != "linf" or loss or targeted):
         raise ValueError("pgd: ascend= takes the default attack's steps; leave out norm, loss and targeted, or ascend")
     if x.numel() == 0:

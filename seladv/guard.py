@@ -20,6 +20,8 @@ ROUNDING = 1e-6  # how far beyond [0, 1] a pixel may lie: un-normalising in floa
 
 def kind(value: Any) -> str:
     """How errors call a value: a tensor with its dtype and shape, anything else with its type."""
+    if isinstance(value, Tensor) and (value.is_nested or value.layout != torch.strided):
+        return f"nested, or {value.layout}"
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return f"of type {type(value).__name__}"
@@ -34,7 +36,9 @@ def number(where: str, name: str, value: Any) -> float:
     if isinstance(value, str):
         raise ValueError(f"{where}: {name}={value!r} is text; write a number, such as {name}=8 / 255")
     try:
-        found = float("nan") if isinstance(value, bool) else float(value)
+        if isinstance(value, bool):
+            raise TypeError
+        found = float(value)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{where}: {name} is {kind(value)}; one number for the whole batch is needed") from None
     if not isfinite(found):
@@ -42,19 +46,18 @@ def number(where: str, name: str, value: Any) -> float:
     return found
 
 
-def whole(name: str, value: Any) -> int:
+def integer(where: str, name: str, value: Any) -> int:
     """`value` as an int: an integer of Python's or numpy's, or an integer tensor of one element.
 
     Raises:
-        ValueError: anything else; `name` begins the line.
+        ValueError: anything else.
     """
     try:
         if isinstance(value, bool):
             raise TypeError
         return operator.index(value)
     except TypeError:
-        shown = f"{value!r}" if isinstance(value, int | float | str) else kind(value)
-        raise ValueError(f"{name}: {shown} is no whole number; give an int, such as 10 or len(x) // 2") from None
+        raise ValueError(f"{where}: {name}={value!r}: an integer is needed, such as 10 or len(x) // 2") from None
 
 
 def batch(where: str, model: nn.Module, x: Tensor, y: Tensor, generator: Any) -> tuple[Tensor, Tensor]:
@@ -70,6 +73,10 @@ def batch(where: str, model: nn.Module, x: Tensor, y: Tensor, generator: Any) ->
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"{where}: the network is {kind(model)}; an nn.Module is needed, to set its eval mode: wrap it"
+        )
+    if any(value.is_inference() for value in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            f"{where}: the network's weights were made under torch.inference_mode; build it outside of that"
         )
     x, y = _images(where, x), _labels(where, x, y)
     if not isinstance(generator, torch.Generator | None):
@@ -141,19 +148,20 @@ def logits(where: str, output: Any, x: Tensor, y: Tensor | None = None) -> Tenso
     Raises:
         ValueError: there are no logits of two classes or more in it, or a label is no class.
     """
-    found = output
-    if isinstance(output, tuple | list) and sum(_fits(part, x) for part in output) == 1:
-        found = output[0]
+    found, shown = output, kind(output)
+    if isinstance(output, tuple | list) and output:
+        several = sum(_fits(part, x) for part in output) > 1
+        found, shown = (None, f"{shown}, and more than one entry may be the logits") if several else (output[0], shown)
     elif isinstance(output, Mapping):
         found = output.get("logits")
     elif not isinstance(output, Tensor):
-        found = getattr(output, "logits", output)
+        found = getattr(output, "logits", None)
     if not _fits(found, x):
-        shown = kind(output) + (f" with {kind(found)} as logits" if found is not output else "")
-        fix = "a binary network needs two" if _shape(found) in ([len(x)], [len(x), 1]) else "wrap it to return them"
-        raise ValueError(
-            f"{where}: the network's output is {shown}; float logits [{len(x)}, classes] are needed: {fix}"
+        shown += (
+            f" with {kind(found)} in the place of logits" if isinstance(found, Tensor) and found is not output else ""
         )
+        fix = "a binary network needs two" if _shape(found) in ([len(x)], [len(x), 1]) else "wrap it to return them"
+        raise ValueError(f"{where}: the network's output is {shown}; logits [{len(x)}, classes] are needed: {fix}")
     assert isinstance(found, Tensor)
     if y is not None and len(y) and not capturing(y):
         lowest, highest = (int(value) for value in y.aminmax())

@@ -94,7 +94,7 @@ def _score(model: nn.Module, x: Tensor, y: Tensor, *, norms: bool) -> tuple[Prod
     with eval_mode(model), torch.enable_grad(), guard.eager():
         trace = Trace(model, len(x), sums.add)
         with trace.forward():
-            logits = guard.logits("gradmatch", model(x.detach()), x, y)
+            logits = guard.logits("select", model(x.detach()), x, y)
         first = trace.first(logits)
         start = direction(logits, y)
         log_errors = log_error(logits.detach().to(start.dtype), y)

@@ -33,7 +33,7 @@ def highest(score: Score) -> Selector:
     @torch.inference_mode(False)
     def select(model: nn.Module, x: Tensor, y: Tensor, k: int, generator: torch.Generator | None = None) -> LongTensor:
         x, y = guard.batch("select", model, x, y, generator)
-        k = guard.whole("select: k", k)
+        k = guard.integer("select", "k", k)
         if not 0 <= k <= len(x):
             raise ValueError(f"cannot select {k} of {len(x)} samples: give a k from 0 to {len(x)}")
         if len(x) == 0:
