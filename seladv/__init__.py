@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from seladv.attack import pgd as pgd
     from seladv.selection import SELECTORS as SELECTORS
     from seladv.selection import select as select
@@ -18,6 +19,12 @@ _HOMES = {"pgd": "seladv.attack", "select": "seladv.selection", "SELECTORS": "se
 
 def __getattr__(name: str) -> Any:
     """Import torch only when it is needed: the check of params.yaml does without it."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("seladv")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "__version__"})

@@ -1,5 +1,6 @@
 """Gradient matching over all parameters, compared with one gradient per sample by autograd."""
 
+import copy
 import gc
 import weakref
 from collections.abc import Callable
@@ -305,7 +306,7 @@ REFUSED = {
 @pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("score", [gradmatch.cosine, gradmatch.dot])
 def test_unscorable_networks_are_refused(score: Callable[..., Tensor], model: nn.Module, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^gradmatch: .*{message}"):
+    with pytest.raises(ValueError, match=f"^gradmatch: .*{message}.*; take gradmatch-last"):
         score(model, torch.rand(3, 4), torch.tensor([0, 1, 2]))
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -324,6 +325,76 @@ class Mixing(nn.Module):
 def test_mixing_samples_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^gradmatch: Mixing has no per-sample gradients"):
         gradmatch.cosine(nn.Sequential(Mixing()), torch.rand(3, 4), torch.tensor([0, 1, 2]))
+
+
+class Attends(nn.Module):
+    """Images as sequences [B, T, C], the attention that `run(attention, sequence)` makes of them, and a head."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor], **options: Any):
+        super().__init__()
+        self.attention, self.head, self.run = nn.MultiheadAttention(4, 2, **options), nn.Linear(4, 5), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.run(self.attention, x.flatten(2).mT).mean(dim=1))
+
+
+def sequence_first(attention: Any, x: Tensor) -> Tensor:
+    x = x.transpose(0, 1)
+    return attention(x, x, x)[0].transpose(0, 1)
+
+
+CAUSAL = torch.ones(6, 6, dtype=torch.bool).triu(1)
+ATTENTIONS = {
+    "no weights": Attends(lambda m, x: m(x, x, x, need_weights=False)[0], batch_first=True),
+    "named": Attends(lambda m, x: m(query=x, key=x, value=x)[0], batch_first=True),
+    "mask": Attends(lambda m, x: m(x, x, x, attn_mask=CAUSAL)[0], batch_first=True),
+    "no bias": Attends(lambda m, x: m(x, x, x)[0], batch_first=True, bias=False),
+    "more keys": Attends(lambda m, x: m(x, x, x)[0], batch_first=True, add_bias_kv=True, dropout=0.5),
+    "sequence first": Attends(sequence_first),
+    "residual": nn.Sequential(Around(Attends(lambda m, x: x + m(x, x, x)[0], batch_first=True)), nn.Linear(5, 5)),
+}
+
+
+@pytest.mark.parametrize("model", ATTENTIONS.values(), ids=ATTENTIONS)
+@pytest.mark.parametrize("frozen", [(), ("in_proj_weight",), ("out_proj.weight", "in_proj_bias")], ids=str)
+def test_attention(model: nn.Module, frozen: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    model = shaken(copy.deepcopy(model).double()).train()
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(not name.endswith(frozen) or not frozen)
+    agree(model, torch.rand(3, 4, 2, 3).double(), torch.tensor([0, 1, 4]))
+
+
+def padded(attention: Any, x: Tensor) -> Tensor:
+    return attention(x, x, x, key_padding_mask=torch.zeros(x.shape[:2], dtype=torch.bool))[0]
+
+
+OTHER_ATTENTIONS = {
+    "cross": Attends(lambda m, x: m(x, x.flip(1), x.flip(1))[0], batch_first=True),
+    "padding": Attends(padded, batch_first=True),
+    "over the batch": Attends(lambda m, x: m(x[:, 0], x[:, 0], x[:, 0])[0][:, None], batch_first=True),
+    "batch and sequence mistaken": Attends(lambda m, x: m(x, x, x)[0]),
+    "weights used": Attends(lambda m, x: m(x, x, x)[1] @ x, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("model", OTHER_ATTENTIONS.values(), ids=OTHER_ATTENTIONS)
+def test_other_attention_is_refused(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"^gradmatch: .*attention \(MultiheadAttention\).*; take gradmatch-last"):
+        gradmatch.cosine(model, torch.rand(3, 4, 2, 3), torch.tensor([0, 1, 4]))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [(ATTENTIONS["residual"], (3, 4, 2, 3)), (nn.Sequential(Around(nn.Linear(4, 4)), nn.Linear(4, 5)), (3, 4))],
+)
+def test_half_precision_networks(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Modules that are run again, too."""
+    torch.manual_seed(0)
+    model, y = shaken(copy.deepcopy(model)), torch.tensor([0, 1, 4])
+    x = torch.rand(shape)
+    expected = gradmatch.cosine(model, x, y)
+    torch.testing.assert_close(gradmatch.cosine(model.bfloat16(), x.bfloat16(), y), expected, atol=0.05, rtol=0)
 
 
 class Breaking(nn.Module):

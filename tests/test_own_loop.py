@@ -1,7 +1,9 @@
 """The loop that README.md and docs/own-loop.md print, run with networks of torchvision and timm."""
 
+import copy
 import re
-from collections.abc import Callable
+import runpy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
+from seladv.attack import pgd
 from seladv.selection import SELECTORS
 from seladv.selection.gradmatch import cosine
 
@@ -20,6 +24,7 @@ PAGES = ("README.md", "docs/own-loop.md")
 CLASSES = 5
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "torchvision": lambda: torchvision.models.mobilenet_v3_small(num_classes=CLASSES),
+    "attention": lambda: torchvision.models.VisionTransformer(32, 16, 2, 2, 32, 64, num_classes=CLASSES),
     "timm": lambda: timm.create_model(
         "vit_tiny_patch16_224", pretrained=False, num_classes=CLASSES, img_size=32, patch_size=16, depth=2
     ),
@@ -38,52 +43,140 @@ def images(count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tens
     return x, torch.randint(CLASSES, (count,), generator=draw)
 
 
-def loop(page: str) -> str:
-    """The Python block under the heading "In your own loop"."""
+def blocks(page: str) -> list[str]:
+    """The Python blocks from the heading "In your own loop" on."""
     section = re.split(r"^#+ In your own loop$", (ROOT / page).read_text(), flags=re.MULTILINE)[1]
-    match = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    assert match
-    return match[1]
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
 
 
-def run(code: str, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """The variables after the printed lines have run."""
+def run(*codes: str, model: nn.Module, x: Tensor, y: Tensor, device: Any = "cpu") -> dict[str, Any]:
+    """The variables after the printed lines have run, with what the pages ask for in advance."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    given = {"model": model, "optimizer": optimizer, "batches": [(x, y)], "device": torch.device("cpu"), "x": x, "y": y}
-    names: dict[str, Any] = {**given, "torch": torch, "cross_entropy": cross_entropy}
-    exec(code, names)
+    names: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "batches": [(x, y)],
+        "device": device,
+        "x": x,
+        "y": y,
+    }
+    for code in codes:
+        exec(code, names)
     return names
 
 
-AUTOCAST = "    with torch.autocast(device.type, torch.bfloat16):"
+BF16 = "bf16 = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)"
 
 
-@networks
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("autocast", [True, False])
-def test_printed_loop_trains(name: str, dtype: torch.dtype, autocast: bool) -> None:
-    code = loop("docs/own-loop.md")
-    assert AUTOCAST in code
-    model, (x, y) = build(name, dtype), images(4, dtype)
+def test_both_pages_print_the_same_short_loop() -> None:
+    codes = {blocks(page)[0] for page in PAGES}
+    assert len(codes) == 1
+    lines = [line for line in codes.pop().splitlines() if line and "import" not in line]
+    assert len(lines) <= 10
+
+
+def trains(model: nn.Module, *, bf16: bool, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> None:
+    """One turn of the printed loop updates the network and attacks half of a copy of the batch."""
+    code = blocks("docs/own-loop.md")[0]
+    assert BF16 in code
+    code = code.replace(BF16, "bf16 = True") if bf16 else code
+    x, y = images(4, dtype)
     before, clean = {key: value.clone() for key, value in model.named_parameters()}, x.clone()
-    left = run(code if autocast else code.replace(AUTOCAST, "    if True:"), model, x, y)
+    left = run(code, model=model, x=x, y=y, device=device)
     assert torch.equal(x, clean)  # the loop works on a copy
     change = (left["x"] - clean).abs().flatten(1).amax(dim=1)
     assert sorted(change.gt(0).nonzero()[:, 0].tolist()) == sorted(left["chosen"].tolist())
     assert len(left["chosen"]) == 2
     assert change.max() <= 8 / 255 + 1e-6
     assert left["x"].dtype == dtype
-    assert model.training
+    assert all(module.training for module in model.modules())
     moved = [key for key, value in model.named_parameters() if not torch.equal(value, before[key])]
     assert len(moved) > 0.9 * len(before)  # a few start with a gradient of zero
     assert all(value.grad is not None for value in model.parameters())
 
 
-def test_both_pages_print_the_same_short_loop() -> None:
-    codes = {loop(page) for page in PAGES}
-    assert len(codes) == 1
-    lines = [line for line in codes.pop().splitlines() if line and "import" not in line]
-    assert len(lines) <= 10
+@networks
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_printed_loop_trains(name: str, dtype: torch.dtype, bf16: bool) -> None:
+    trains(build(name, dtype), bf16=bf16, dtype=dtype, device=torch.device("cpu") if bf16 else "cpu")
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """One process, which talks to itself."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="aot_eager")
+    return model
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": lambda model: torch.compile(model, backend="aot_eager"),  # type: ignore[return-value]
+    "compiled in place": in_place,
+    "DataParallel": nn.DataParallel,
+    "DDP": DistributedDataParallel,
+    "DDP, compiled": lambda model: DistributedDataParallel(torch.compile(model, backend="aot_eager")),  # type: ignore[arg-type]
+}
+wrappers = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+
+
+@wrappers
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.usefixtures("process_group")
+def test_wrapped_networks_train(wrap: Callable[[nn.Module], nn.Module], bf16: bool) -> None:
+    torch.compiler.reset()
+    trains(wrap(build("timm")), bf16=bf16)
+
+
+@wrappers
+@pytest.mark.usefixtures("process_group")
+def test_wrapped_networks_are_scored_like_plain_ones(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """Also after a pass in either mode, with and without gradients, which compiles them."""
+    torch.compiler.reset()
+    plain, (x, y) = build("timm"), images(6)
+    wrapped = wrap(copy.deepcopy(plain))
+    for mode in (True, False):
+        for context in (torch.no_grad, torch.enable_grad):
+            with context():
+                wrapped.train(mode)(x)
+    for name in SELECTORS:
+        expected, found = (
+            SELECTORS[name](model, x, y, 6, generator=torch.Generator().manual_seed(0)) for model in (plain, wrapped)
+        )
+        assert torch.equal(found, expected), name
+    expected, found = (
+        pgd(model, x, y, steps=3, generator=torch.Generator().manual_seed(0)) for model in (plain, wrapped)
+    )
+    assert (found == expected).float().mean() > 0.999
+    assert not any(module.training for module in wrapped.modules())
+
+
+def test_every_printed_block_runs() -> None:
+    """In their order: a score of one's own, three attacks, TRADES, label smoothing."""
+    model, (x, y) = build("torchvision"), images(4)
+    before, clean = copy.deepcopy(model.state_dict()), x.clone()
+    first, *others = blocks("docs/own-loop.md")
+    left = run(first, *others, model=model, x=x, y=y)
+    assert len(others) == 4
+    assert left["apart"] > 0
+    assert left["largest_loss"](model, left["x"], y, None).shape == left["margin_loss"](model(clean), y).shape == (4,)
+    assert torch.equal(x, clean)
+    assert not any(torch.equal(model.state_dict()[key], before[key]) for key in before if key.endswith("weight"))
+
+
+def test_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(ROOT / "examples/own_loop.py"))
+    example["main"](tmp_path / "weights.pt", epochs=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("epoch 1: loss ")
+    assert re.search(r"weights\.pt: clean \d+\.\d %, under PGD \d+\.\d %$", lines[-1])
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert state["1.fc.weight"].shape == (example["CLASSES"], 512)
 
 
 @networks
@@ -99,6 +192,8 @@ def test_every_criterion(name: str, selector: str) -> None:
 def test_gradient_matching_is_exact(name: str) -> None:
     """Compared with one backward pass for each sample."""
     model, (x, y) = build(name, torch.float64).eval(), images(3, torch.float64)
+    if name == "attention":
+        nn.init.normal_(model.heads.head.weight)  # type: ignore[union-attr,arg-type]  # torchvision's is zero
     rows = []
     for image, label in zip(x, y, strict=True):
         loss = cross_entropy(model(image[None]), label[None])

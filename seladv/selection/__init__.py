@@ -1,8 +1,10 @@
 """Which samples of a batch to attack: every criterion by its name.
 
 A new criterion is a function `score(model, x, y, generator) -> [B]` in a file of this folder, and a line in `CRITERIA`.
+`select` takes such a function as it is.
 """
 
+from difflib import get_close_matches
 from importlib import import_module
 
 import torch
@@ -31,25 +33,46 @@ def _score(name: str) -> Score:
 
 
 SCORES: dict[str, Score] = {name: _score(name) for name in CRITERIA}
-SELECTORS: dict[str, Selector] = {name: highest(score) for name, score in SCORES.items()}
+
+
+def _unknown(name: object) -> str:
+    nearest = get_close_matches(str(name).lower().replace("_", "-"), CRITERIA, n=1, cutoff=0)[0]
+    return f"unknown criterion {name!r}; choose one of {', '.join(CRITERIA)}; the nearest is {nearest!r}"
+
+
+class _Selectors(dict[str, Selector]):
+    def __missing__(self, name: str) -> Selector:
+        raise KeyError(_unknown(name))
+
+
+SELECTORS: dict[str, Selector] = _Selectors({name: highest(score) for name, score in SCORES.items()})
 
 
 def select(
-    model: nn.Module, x: Tensor, y: Tensor, k: int, *, by: str = "margin", generator: torch.Generator | None = None
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    *,
+    by: str | Score = "margin",
+    generator: torch.Generator | None = None,
 ) -> LongTensor:
     """Indices [k] of the samples of a batch that the criterion `by` scores highest, best first.
 
     Args:
         model: maps images to logits [B, classes]; scored in eval mode and left as it was.
-        x: images [B, ...].
-        y: true classes [B], int64.
+        x: images [B, ...], floating-point.
+        y: true classes [B], integers; [B, 1] is taken as [B].
         k: how many to select.
-        by: a key of `SELECTORS`.
+        by: a key of `SELECTORS`, or a function `score(model, x, y, generator) -> [B]`, called without gradients.
         generator: source of randomness of the criteria that draw; the default generator if not given.
 
     Raises:
-        ValueError: unknown criterion, k not between 0 and B, or x and y of different lengths.
+        ValueError: unknown criterion, k not between 0 and B, or images, labels, scores or the network's output that are
+            not as above (`seladv.guard`).
     """
-    if by not in SELECTORS:
-        raise ValueError(f"select: unknown criterion {by!r}; choose one of {', '.join(SELECTORS)}")
+    if callable(by):
+        return highest(by)(model, x, y, k, generator=generator)
+    if not isinstance(by, str) or by not in SELECTORS:
+        raise ValueError(f"select: {_unknown(by)}")
     return SELECTORS[by](model, x, y, k, generator=generator)

@@ -7,6 +7,7 @@ each layer as the backward pass reaches it, so that memory holds one layer's scr
 import torch
 from torch import Tensor, nn
 
+from seladv import guard
 from seladv.attack import direction, eval_mode
 from seladv.selection.gradmatch_layers import products
 from seladv.selection.gradmatch_products import Products
@@ -89,11 +90,11 @@ def _score(model: nn.Module, x: Tensor, y: Tensor, *, norms: bool) -> tuple[Prod
     Over its error, a very confident sample's gradient is of the others' scale and does not underflow; its share in the
     mean gradient is its error over the largest one.
     """
-    sums = _Sums(norms=norms)
-    with eval_mode(model), torch.enable_grad():
+    sums, model = _Sums(norms=norms), guard.bare(model)
+    with eval_mode(model), torch.enable_grad(), guard.eager():
         trace = Trace(model, len(x), sums.add)
         with trace.forward():
-            logits = model(x.detach())
+            logits = guard.logits("select", model(x.detach()), x, y)
         first = trace.first(logits)
         start = direction(logits, y)
         log_errors = log_error(logits.detach().to(start.dtype), y)

@@ -8,7 +8,7 @@ squared norms are Σₜₛ (aₜᵀaₛ)(δₜᵀδₛ) (the choice of the two: 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,21 @@ from torch.nn.grad import conv2d_weight
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from seladv.selection.gradmatch_products import Products, of_mean, of_rows, pieces, rerun, weighted
+from seladv.selection.gradmatch_products import Products, SelfAttention, of_mean, of_rows, pieces, rerun, weighted
 
 MOST = 4  # elements that a layer's per-sample gradients may take, over those of its input and output
 Rule = Callable[[Any, Tensor, Tensor, Tensor, set[str], bool], Iterator[Products]]
+
+
+def parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that are `module`'s own, by name; those of an attention's layers are the attention's."""
+    whole = isinstance(module, SelfAttention) or is_attention(module)
+    return module.named_parameters(recurse=whole, remove_duplicate=False)
+
+
+def is_attention(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
+    """Whether `module` computes what `nn.MultiheadAttention` does."""
+    return type(module).forward is nn.MultiheadAttention.forward and "forward" not in vars(module)
 
 
 def rule(module: nn.Module) -> Rule | None:
@@ -40,7 +51,7 @@ def products(module: nn.Module, a: Tensor, g: Tensor, weights: Tensor, *, norms:
         weights: each sample's weight w in the mean gradient [B]; its dtype is that of all sums.
         norms: whether squared norms are wanted; if not, they may be anything.
     """
-    own = {name for name, weight in module.named_parameters(recurse=False) if weight.requires_grad}
+    own = {name for name, weight in parameters(module) if weight.requires_grad}
     found = rule(module)
     return list(found(module, a, g, weights, own, norms)) if found else [rerun(module, a, g, weights, own)]
 

@@ -1,11 +1,12 @@
 """What a layer adds to the products of the samples' gradients with their mean, and any module's by running it again."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Elements that a step of the work spreads out to at once: they stay in a CPU's cache, and fill a GPU.
 SCRATCH = {"cpu": 2**20}
@@ -18,6 +19,11 @@ class Products(NamedTuple):
     dots: Tensor
     norms: Tensor
     mean: Tensor
+
+
+def refusal(why: str) -> ValueError:
+    """The error of a network that cannot be scored."""
+    return ValueError(f"gradmatch: {why}; take gradmatch-last, which asks for the last layer alone")
 
 
 def pieces(a: Tensor, *, each: int) -> Iterator[slice]:
@@ -61,22 +67,44 @@ class _Bare(nn.Module):
         return self.module.forward(a)
 
 
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` of a sequence with itself, as a map of one tensor [B, T, E] to another.
+
+    It uses all its weights in one function, and those of its `out_proj` outside of that: it is taken as a whole.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention, how: dict[str, Any]):
+        super().__init__()
+        self.attention, self.how = attention, how
+
+    def forward(self, a: Tensor) -> Tensor:
+        dim = 0 if self.attention.batch_first else 1
+        a = a.transpose(0, dim)
+        return self.attention.forward(a, a, a, **self.how)[0].transpose(0, dim)
+
+
 def rerun(module: nn.Module, a: Tensor, g: Tensor, weights: Tensor, own: set[str]) -> Products:
     """Any other module: its per-sample gradients themselves, from running it again, a few samples at a time."""
     bare = _Bare(module)
-    values = {f"module.{name}": getattr(module, name).detach().to(weights.dtype) for name in sorted(own)}
+    values = {f"module.{name}": module.get_parameter(name).detach().to(weights.dtype) for name in sorted(own)}
+    others = {  # of a network in half precision
+        f"module.{name}": value.detach().to(weights.dtype)
+        for name, value in (*module.named_parameters(), *module.named_buffers())
+        if name not in own and value.is_floating_point() and value.dtype != weights.dtype
+    }
     a, g = a.to(weights.dtype) if a.is_floating_point() else a, g.to(weights.dtype)
 
     def product(values: dict[str, Tensor], a: Tensor, g: Tensor) -> Tensor:
-        return (functional_call(bare, values, (a[None],))[0] * g).sum()
+        return (functional_call(bare, {**others, **values}, (a[None],))[0] * g).sum()
 
     def rows(part: slice) -> Tensor:
-        gradients = vmap(grad(product), (None, 0, 0))(values, a[part], g[part])
+        with sdpa_kernel(SDPBackend.MATH):  # `vmap` knows no rule for the others
+            gradients = vmap(grad(product), (None, 0, 0))(values, a[part], g[part])
         return torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
 
     leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
     with torch.enable_grad():
-        summed = (functional_call(bare, leaves, (a,)) * weighted(g, weights)).sum()
+        summed = (functional_call(bare, {**others, **leaves}, (a,)) * weighted(g, weights)).sum()
     if not summed.requires_grad:  # what it owns, it does not use
         return Products(torch.zeros_like(weights), torch.zeros_like(weights), weights.new_zeros(()))
     whole = torch.autograd.grad(summed, list(leaves.values()), allow_unused=True, materialize_grads=True)
@@ -91,5 +119,5 @@ def rerun(module: nn.Module, a: Tensor, g: Tensor, weights: Tensor, own: set[str
         check += weights[part] @ gradients
     # The sum of the parts is the whole, unless samples see each other, or `vmap` errs, which it has been seen to do.
     if not torch.allclose(check, mean, rtol=1e-3, atol=1e-3 * float(mean.norm())):
-        raise ValueError(f"gradmatch: {type(module).__name__} has no per-sample gradients that add up to the batch's")
+        raise refusal(f"{type(module).__name__} has no per-sample gradients that add up to the batch's")
     return Products(torch.cat(dots), torch.cat(squares), mean.square().sum())

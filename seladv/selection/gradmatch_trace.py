@@ -1,5 +1,6 @@
 """Follow one pass through a network's layers, and make sure that nothing escapes."""
 
+import inspect
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from seladv.selection.gradmatch_layers import rule
+from seladv.selection.gradmatch_layers import is_attention, parameters, rule
+from seladv.selection.gradmatch_products import SelfAttention, refusal
 
 Reached = Callable[[nn.Module, Tensor, Tensor], None]
 
@@ -46,7 +48,7 @@ class Trace:
         handles = []
         try:
             for module in self._owners:
-                handles.append(module.register_forward_pre_hook(self._enter))
+                handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
                 # First in line: it sees the output before another hook replaces it.
                 handles.append(module.register_forward_hook(self._leave, with_kwargs=True, prepend=True))
             yield
@@ -54,23 +56,26 @@ class Trace:
             for handle in handles:
                 handle.remove()
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._running.append((module, version(args)))
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._running.append((module, version(as_map(module, args, kwargs)[1])))
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
         _, before = self._running.pop()
         name = self._owners[module]
+        run, args, kwargs = as_map(module, args, kwargs)
+        output, *others = result if isinstance(run, SelfAttention) else [result]
+        dim = 1 if isinstance(run, SelfAttention) and not run.attention.batch_first else 0  # of the samples
         if isinstance(output, Tensor) and not output.requires_grad:
             return None  # no gradient gets here
         if module in self._sites:
-            raise ValueError(f"gradmatch: {name} runs more than once in a forward pass")
+            raise refusal(f"{name} runs more than once in a forward pass")
         tensors = [value for value in (*args, output) if isinstance(value, Tensor) and value.dim() > 0]
-        if len(args) != 1 or kwargs or len(tensors) != 2 or any(len(value) != self._batch for value in tensors):
-            raise ValueError(f"gradmatch: {name} does not map one tensor [{self._batch}, ...] to another")
+        if len(args) != 1 or kwargs or len(tensors) != 2 or any(value.shape[dim] != self._batch for value in tensors):
+            raise refusal(f"{name} does not map one tensor [{self._batch}, ...] to another")
         if isinstance(module, _BatchNorm) and module.training:
-            raise ValueError(f"gradmatch: {name} is in train mode: its samples see each other")
+            raise refusal(f"{name} is in train mode: its samples see each other")
         if version(args) != before:
-            raise ValueError(f"gradmatch: {name} changes its input in place")
+            raise refusal(f"{name} changes its input in place")
         if output._is_view():
             output = output.clone()  # a view that is changed in place gets a new place in the graph
         held, reached = [args[0].detach()], self._reached
@@ -78,13 +83,13 @@ class Trace:
         def backward(gradient: Tensor) -> None:
             a = held.pop()  # the last use of it: its memory is free for the layers before
             if version((a,)) != before:
-                raise ValueError(f"gradmatch: the input of {name} is changed in place after use")
-            reached(module, a, gradient)
+                raise refusal(f"the input of {name} is changed in place after use")
+            reached(run, a.transpose(0, dim), gradient.transpose(0, dim))
 
         output.register_hook(backward)
         around = {outer for outer, _ in self._running}
         self._sites[module] = Site(module, around, args[0].grad_fn, get_gradient_edge(output))
-        return output
+        return (output, *others) if others else output
 
     def first(self, logits: Tensor) -> list[GradientEdge]:
         """The outputs that no other one comes before: a backward pass to these reaches all, and goes no further.
@@ -96,7 +101,7 @@ class Trace:
         self._check(logits.grad_fn, outputs)
         sites = [site for site in self._sites.values() if not outputs & region(site.after.node, outputs)]
         if not sites or logits.grad_fn is None:
-            raise ValueError("gradmatch: the logits depend on no parameter that requires a gradient")
+            raise refusal("the logits depend on no parameter that requires a gradient")
         return [site.after for site in sites]
 
     def _check(self, end: Node | None, outputs: set[Node]) -> None:
@@ -107,12 +112,12 @@ class Trace:
                 inside.setdefault(site.before, set()).update(site.around)
         for site in self._sites.values():
             inside.setdefault(site.after.node, set()).update({site.module} | site.around)
-        owned = {weight: module for module in self._owners for weight in module.parameters(recurse=False)}
+        owned = {weight: module for module in self._owners for _, weight in parameters(module)}
         for start, modules in inside.items():
             for node in region(start, inside):
                 owner = owned.get(getattr(node, "variable", None))  # type: ignore[arg-type]
                 if owner is not None and owner not in modules:
-                    raise ValueError(f"gradmatch: a parameter of {self._owners[owner]} is used outside of it")
+                    raise refusal(f"a parameter of {self._owners[owner]} is used outside of it")
 
 
 def region(start: Node, stops: Container[Node]) -> set[Node]:
@@ -128,6 +133,19 @@ def region(start: Node, stops: Container[Node]) -> set[Node]:
     return seen
 
 
+def as_map(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """A call of `module`, where it is a sequence's attention to itself as the call of a map of that sequence alone."""
+    if is_attention(module):
+        given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+        (_, query), (_, key), (_, value), *rest = ((n, v) for n, v in given.items() if n != "self")
+        masked = [v for _, v in rest if isinstance(v, Tensor) and v.dim() != 2]
+        if query is key is value and query.dim() == 3 and not masked and given.get("key_padding_mask") is None:
+            return SelfAttention(module, dict(rest)), (query,), {}
+    return module, args, kwargs
+
+
 def version(args: tuple[Any, ...]) -> int | None:
     """How often the input was changed in place."""
     return args[0]._version if args and isinstance(args[0], Tensor) else None
@@ -141,16 +159,19 @@ def owners(model: nn.Module) -> dict[nn.Module, str]:
     """
     names: dict[nn.Module, str] = {}
     seen: dict[Tensor, str] = {}
+    inside = {part for module in model.modules() if is_attention(module) for part in [*module.modules()][1:]}
     for path, module in model.named_modules():
+        if module in inside:
+            continue
         label = f"{path or 'the network'} ({type(module).__name__})"
         if isinstance(module, _BatchNorm) and module.running_mean is None:
-            raise ValueError(f"gradmatch: {label} has no running statistics: its samples see each other")
-        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+            raise refusal(f"{label} has no running statistics: its samples see each other")
+        for name, weight in parameters(module):
             if not weight.requires_grad:
                 continue
             if weight in seen:
-                raise ValueError(f"gradmatch: {label} shares its {name} with {seen[weight]}")
+                raise refusal(f"{label} shares its {name} with {seen[weight]}")
             seen[weight] = names[module] = label
         if module in names and module._forward_pre_hooks and rule(module) is None:
-            raise ValueError(f"gradmatch: {label} cannot be run by itself: it has forward pre-hooks")
+            raise refusal(f"{label} cannot be run by itself: it has forward pre-hooks")
     return names

@@ -4,8 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
+from seladv import guard
 from seladv.attack import direction
 from seladv.selection.topk import log_error, of_logits
+
+INSTEAD = "take gradmatch or gradmatch-logit"
 
 
 @of_logits
@@ -38,18 +41,23 @@ def last_layer_cosine(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: the model's output is not that of its last `nn.Linear`.
     """
+    if len(x) == 0:
+        return x.new_zeros(0)
+    model = guard.bare(model)
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError(f"gradmatch-last: {type(model).__name__} has no nn.Linear to take the last-layer gradient of")
+        name = type(model).__name__
+        raise ValueError(f"gradmatch-last: {name} has no nn.Linear to take the last-layer gradient of; {INSTEAD}")
     seen: list[tuple[Tensor, Tensor]] = []
     handle = layers[-1].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     try:
-        with torch.no_grad():
-            logits = model(x)
+        with torch.no_grad(), guard.eager():
+            logits = guard.logits("select", model(x), x, y)
     finally:
         handle.remove()
     if len(seen) != 1 or not _same(seen[0][1], logits):
-        raise ValueError(f"gradmatch-last: the logits of {type(model).__name__} are not its last nn.Linear's output")
+        name = type(model).__name__
+        raise ValueError(f"gradmatch-last: the logits of {name} are not its last nn.Linear's output; {INSTEAD}")
     features = seen[0][0].float()
     if layers[-1].bias is not None:
         features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)

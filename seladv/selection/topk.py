@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import LongTensor, Tensor, nn
 
+from seladv import guard
 from seladv.attack import eval_mode
 
 Score = Callable[[nn.Module, Tensor, Tensor, torch.Generator | None], Tensor]
@@ -21,20 +22,27 @@ class Selector(Protocol):
         """Indices [k] into the batch, best first; `model` is scored in eval mode and left as it was.
 
         Raises:
-            ValueError: k is not between 0 and B, or x and y are not equally many.
+            ValueError: k is no integer between 0 and B, or images, labels or the network's output are not as
+                `seladv.guard` has them.
         """
 
 
 def highest(score: Score) -> Selector:
-    """The selector that takes the k samples with the highest `score`."""
+    """The selector that takes the k samples with the highest `score`: [B], made without gradients."""
 
+    @torch.inference_mode(False)
     def select(model: nn.Module, x: Tensor, y: Tensor, k: int, generator: torch.Generator | None = None) -> LongTensor:
+        x, y = guard.batch("select", model, x, y, generator)
+        k = guard.integer("select", "k", k)
         if not 0 <= k <= len(x):
             raise ValueError(f"cannot select {k} of {len(x)} samples: give a k from 0 to {len(x)}")
-        if len(y) != len(x):
-            raise ValueError(f"cannot select from {len(x)} samples with {len(y)} classes: give a class for each sample")
+        if len(x) == 0:
+            return y  # type: ignore[return-value]
         with eval_mode(model), torch.no_grad():
-            scores = score(model, x, y, generator)
+            scores = score(guard.local(model), x, y, generator)
+        if not isinstance(scores, Tensor) or scores.shape != y.shape or scores.dtype == torch.bool:
+            shown = guard.kind(scores)
+            raise ValueError(f"select: the scores are {shown}; one number for each image, [{len(x)}], is needed")
         return scores.topk(k).indices  # type: ignore[return-value]
 
     return select
@@ -51,7 +59,7 @@ class of_logits:
         self.__doc__ = function.__doc__
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self.function(model(x), y, generator)
+        return self.function(guard.logits("select", model(x), x, y), y, generator)
 
 
 def log_error(logits: Tensor, y: Tensor) -> Tensor:
