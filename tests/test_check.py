@@ -90,7 +90,7 @@ def test_claims_see_the_gpu_results(study: Path) -> None:
 def test_weights_are_a_dependency(study: Path) -> None:
     """A file to start from is refused where it is missing, and where changing it would train nothing again."""
     path = study / "params.yaml"
-    path.write_text(path.read_text().replace("  model: digits-cnn\n", "  model: digits-cnn\n  weights: start.pth\n"))
+    path.write_text(path.read_text().replace("  model: digits-cnn", "  weights: start.pth\n  model: digits-cnn"))
     assert "digits.weights = 'start.pth': there is no such file below" in run(study).stderr
     (study / "start.pth").touch()
     assert run(study).stderr == "digits.weights: add ${digits.weights} to the deps of train-digits in dvc.yaml\n"

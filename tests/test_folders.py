@@ -3,6 +3,7 @@
 import re
 import shutil
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from torch import Tensor
 from seladv.data import folders, images
 from seladv.data.files import DataError
 from seladv.data.images import Images
+from seladv.report import plots
 from seladv.study import params
 from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
@@ -285,3 +287,12 @@ def test_wrong_section(tmp_path: Path, root: Path, changes: Any, line: str) -> N
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"own": section | changes}))
     with pytest.raises(params.ParamsError, match=rf"^[^\n]*{line}[^\n]*$"):
         params.load(tmp_path / "params.yaml", "own")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_figure_has_room(tmp_path: Path, count: int) -> None:
+    """Two classes are few images for the long names on their left."""
+    rows = {name: torch.rand(count, 3, 8, 8) for name in ("clean", "noise of size 0.0314")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        plots.save(plots.images(rows, titles=range(count)), tmp_path / "images.png")

@@ -75,6 +75,13 @@ def test_file_holds_all_parts(tmp_path: Path) -> None:
     assert all(torch.equal(read[part].labels, parts[f"{part}_labels"]) for part in read)
 
 
+def test_images_may_be_elsewhere() -> None:
+    """Where they would fill the device, they stay on the CPU, and a batch goes to the device of the labels."""
+    parts = Images(torch.zeros(7, 1, 2, 2, dtype=torch.uint8), torch.arange(7, device="meta"))
+    x, y = parts.batch(torch.tensor([3, 1]))
+    assert (x.device.type, y.device.type, x.shape) == ("meta", "meta", (2, 1, 2, 2))
+
+
 # ---- seeds
 
 
