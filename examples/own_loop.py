@@ -64,17 +64,17 @@ def accuracy(model: nn.Module, data: TensorDataset, *, attacked: bool, device: s
         return 100 * (model(x).argmax(dim=1) == y).float().mean().item()
 
 
-def main(path: Path, *, epochs: int = 3) -> None:
+def main(path: Path, *, count: int = 192, epochs: int = 3) -> None:
     """Train, save, load again, and evaluate what was loaded."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = network().to(device)
-    train(model, DataLoader(images(192, seed=0), batch_size=16, shuffle=True), epochs=epochs, device=device)
+    train(model, DataLoader(images(count, seed=0), batch_size=16, shuffle=True), epochs=epochs, device=device)
     torch.save(model.state_dict(), path)
 
     loaded = network().to(device)
     loaded.load_state_dict(torch.load(path, weights_only=True))
-    test = images(64, seed=1)
+    test = images(count // 3, seed=1)
     clean, robust = (accuracy(loaded, test, attacked=attacked, device=device) for attacked in (False, True))
     print(f"{path}: clean {clean:.1f} %, under PGD {robust:.1f} %")
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -33,6 +34,7 @@ import torch
 import seladv
 from seladv import SELECTORS, pgd, select
 assert seladv.__file__.startswith({wheel!r}), seladv.__file__
+assert seladv.__version__ == {version!r}, seladv.__version__
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
 x, y = torch.rand(6, 3, 2, 2), torch.arange(6) % 3
 for name in SELECTORS:
@@ -67,7 +69,8 @@ def test_holds_the_package_only(root: Path, wheel: Path) -> None:
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 
 
-def test_works_without_the_study(wheel: Path) -> None:
-    command = ALONE.format(blocked=STUDY, wheel=str(wheel))
+def test_works_without_the_study(root: Path, wheel: Path) -> None:
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    command = ALONE.format(blocked=STUDY, wheel=str(wheel), version=version)
     done = subprocess.run([sys.executable, "-P", "-c", command], capture_output=True, text=True, check=False, cwd="/")
     assert done.stdout == "works\n", done.stderr
