@@ -85,7 +85,7 @@ def test_all_or_none_without_scoring(
     broken: nn.Module, settings: dict[str, Any], digits: dict[str, Images], name: str, count: int
 ) -> None:
     index = torch.arange(24)
-    chosen = run_of(name, settings, digits, broken).choose(index, *digits["train"].batch(index))
+    chosen = run_of(name, settings, digits, broken).choose(broken, index, *digits["train"].batch(index))
     assert chosen.tolist() == list(range(count))
 
 
@@ -97,7 +97,7 @@ def test_arm_chooses_by_its_criterion(
     x, y = digits["train"].batch(index)
     run = run_of(f"{criterion}-30", settings, digits, trained)
     expected = SELECTORS[criterion](trained, x, y, 7, generator=stream(0, "selection"))
-    assert torch.equal(run.choose(index, x, y), expected)
+    assert torch.equal(run.choose(run.model, index, x, y), expected)
 
 
 def test_warm_up_is_random(trained: nn.Module, settings: dict[str, Any], digits: dict[str, Images]) -> None:
@@ -107,7 +107,7 @@ def test_warm_up_is_random(trained: nn.Module, settings: dict[str, Any], digits:
     for history, criterion in (([], "random"), ([{}], "random"), ([{}, {}], "margin")):
         run.history = history
         expected = SELECTORS[criterion](trained, x, y, 12, generator=copy(run.generators["selection"]))
-        assert torch.equal(run.choose(index, x, y), expected)
+        assert torch.equal(run.choose(run.model, index, x, y), expected)
 
 
 def test_stale_scores(broken: nn.Module, settings: dict[str, Any], digits: dict[str, Images]) -> None:
@@ -115,6 +115,6 @@ def test_stale_scores(broken: nn.Module, settings: dict[str, Any], digits: dict[
     index = torch.tensor([3, 1, 4, 15, 9, 2])
     margins = torch.tensor([0.5, 3.0, 0.1, 2.0, 9.0, 0.7])
     run.remember(index, torch.stack([margins, torch.zeros(6)], dim=1), torch.zeros(6, dtype=torch.int64))
-    assert run.choose(index, *digits["train"].batch(index)).tolist() == [2, 0, 5]
+    assert run.choose(broken, index, *digits["train"].batch(index)).tolist() == [2, 0, 5]
     never = torch.tensor([3, 20, 4, 30])  # a sample that was never seen goes first
-    assert set(run.choose(never, *digits["train"].batch(never)).tolist()) == {1, 3}
+    assert set(run.choose(broken, never, *digits["train"].batch(never)).tolist()) == {1, 3}

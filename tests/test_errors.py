@@ -96,7 +96,7 @@ def test_timing_command(study: Path, monkeypatch: pytest.MonkeyPatch, arguments:
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "images as bytes": (
         lambda: pgd(nn.Flatten(), (255 * X).to(torch.uint8), Y, eps=0.1, step_size=0.05, steps=1),
-        r"images must lie in \[0, 1\], found .*; normalise inside the model",
+        r"pgd: the images are uint8 .*; floating-point images .* are needed: x.float\(\) / 255",
     ),
     "normalised images": (
         lambda: pgd(nn.Flatten(), X - 0.5, Y, eps=0.1, step_size=0.05, steps=1),

@@ -71,7 +71,7 @@ def test_settings_reach_a_stage() -> None:
     read = {param for kind in TEMPLATES for param in CPU[f"{kind}-digits"]["params"]}
     subset = {"${protocol}.evaluate.subset"}  # is all of `evaluate` that AutoAttack depends on
     assert subset < {*CPU["autoattack-digits"]["params"]}
-    assert read - subset == {f"${{protocol}}.{name}" for name in {*Protocol.model_fields} - {"max_hours"}}
+    assert read - subset == {f"${{protocol}}.{name}" for name in {*Protocol.model_fields} - {"max_hours", "weights"}}
 
 
 @pytest.mark.parametrize("stage", [*(f"{kind}-digits" for kind in TEMPLATES if kind != "timing"), "claims"])
