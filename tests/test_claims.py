@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +81,6 @@ def decide(metrics: Metrics, timing: dict[str, Any] | None = None, name: str = "
     rows = verdicts.decide(name, metrics, PLANNED[name], timing)
     json.dumps(rows, allow_nan=False)
     return {(row["claim"], row["arm"]): row for row in rows}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_collection() -> Iterator[None]:
-    """statsmodels' Holm collects garbage at every call: half of this file's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.collect", lambda: 0)
-        yield
 
 
 # ---- verdicts

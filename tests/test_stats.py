@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 
 from seladv.evaluation.outcomes import unpack
 from seladv.report import stats
@@ -148,6 +149,8 @@ def test_holm() -> None:
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
     assert stats.holm([]) == []
+    p = np.random.default_rng(0).random(20) ** 3
+    assert stats.holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_half_width() -> None:
