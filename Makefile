@@ -13,14 +13,18 @@ ON_A_GPU := $(if $(filter-out 0,$(GPUS)),CUDA_VISIBLE_DEVICES=$$(( SLOT % $(GPUS
 
 demo: table-digits
 
-# The stages of one run, several runs at a time. A run that fails does not stop the others; DVC skips what is done.
+# The stages of every run, several runs at a time; DVC skips what is done. A run writes its output to a log of its own. One
+# that fails does not stop the others.
 runs-%: $(READY)
 	@python -m seladv.study.check > /dev/null  # before DVC, which says less of a mistake in params.yaml
 	dvc repro check data-$*
-	dvc stage list --name-only --all | sed -n 's/^\(.*:\)\?train-$*@//p' | \
-	  xargs -P $(JOBS) --process-slot-var=SLOT -I{} bash -c '$(ON_A_GPU) \
-	  dvc --wait-for-lock repro --quiet --single-item --allow-missing \
-	  $(call stage,train-$*@{}) $(call stage,evaluate-$*@{}) $(call stage,autoattack-$*@{})'
+	@mkdir -p runs/$*
+	@echo "The runs' own output is in runs/$*/<arm>-<seed>.log."
+	@dvc stage list --name-only --all | sed -n 's/^\(.*:\)\?train-$*@//p' | \
+	  xargs -P $(JOBS) --process-slot-var=SLOT -I{} bash -c 'log=runs/$*/{}.log; \
+	  if $(ON_A_GPU) dvc --wait-for-lock repro --quiet --single-item --allow-missing $(call stage,train-$*@{}) \
+	  $(call stage,evaluate-$*@{}) $(call stage,autoattack-$*@{}) > $$log 2>&1; then echo "$* {}: ready after $$SECONDS s"; \
+	  else echo "$* {}: failed. $$log ends with:"; tail -n 5 $$log; exit 1; fi'
 
 # A stage by its name; those of the GPU's protocols are in a pipeline file of their own.
 stage = $(if $(filter cifar10 cifar10-200,$*),gpu/dvc.yaml:$(1),$(1))

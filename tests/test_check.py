@@ -62,7 +62,7 @@ def test_hours_from_the_record(study: Path) -> None:
     recorded.parent.mkdir(parents=True)
     recorded.write_text(json.dumps(taken))
     (line,) = (line for line in check.missing(study, protocols) if line.startswith("mnist:"))
-    assert "18 of 18 runs are missing, about 18.0 hours" in line  # an hour each, the unknown ones as the known
+    assert "18 of 18 runs are missing, about 18 hours" in line  # an hour each, the unknown ones as the known
     own, auto = (study / "results" / kind / "mnist/full-0.json" for kind in ("metrics", "autoattack"))
     for path, content in (
         (own, taken),
@@ -73,7 +73,7 @@ def test_hours_from_the_record(study: Path) -> None:
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content))
     (line,) = (line for line in check.missing(study, protocols) if line.startswith("mnist:"))
-    assert "17 of 18 runs are missing, about 25.5 hours" in line  # an hour and a half each
+    assert "17 of 18 runs are missing, about 26 hours" in line  # an hour and a half each
 
 
 def test_claims_see_the_gpu_results(study: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seladv.data.images import Images
-from seladv.study.places import StudyError
+from seladv.study.places import StudyError, duration
 from seladv.training import forecast
 
 CPU = torch.device("cpu")
@@ -42,6 +42,11 @@ def test_generator_is_not_moved(settings: dict[str, Any], digits: dict[str, Imag
 
 def test_limit() -> None:
     line = forecast.check([1.0, 2.5], own=1.0, max_hours=4, protocol="digits")
-    assert line == "digits: about 1 hours for this run, 3.5 for the 2 that are left to train"
+    assert line == "digits: about 1 hours for this run, 3.5 hours for the 2 still to train"
     with pytest.raises(StudyError, match=r"^digits: about .*, more than digits\.max_hours = 3 [^\n]*$"):
         forecast.check([1.0, 2.5], own=1.0, max_hours=3, protocol="digits")
+
+
+@pytest.mark.parametrize(("hours", "shown"), [(0.0006, "1 minutes"), (0.5, "30 minutes"), (25.5, "26 hours")])
+def test_duration(hours: float, shown: str) -> None:
+    assert duration(hours) == shown

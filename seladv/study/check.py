@@ -75,7 +75,7 @@ def missing(root: Path, protocols: dict[str, Protocol]) -> list[str]:
             continue
         line = f"{name}: {lacking} of {len(runs)} runs are missing"
         if hours := sum(_hours(root, kind, name, [arm for arm, _ in of_kind]) for kind, of_kind in todo.items()):
-            line += f", about {hours:.1f} hours, one after the other, at the speed of the runs on record"
+            line += f", about {places.duration(hours)}, one after the other, at the speed of the runs on record"
         if name in gpu(root):
             line += f"; left out here for want of a GPU: `dvc repro {GPU}`"
         lines.append(line)

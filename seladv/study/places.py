@@ -78,3 +78,8 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON that git can compare line by line; NaN is refused."""
     write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def duration(hours: float) -> str:
+    """Hours for people: in minutes below one."""
+    return f"{hours:.2g} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"

@@ -8,7 +8,7 @@ import torch
 
 from seladv.data.images import Images
 from seladv.study import arms
-from seladv.study.places import StudyError
+from seladv.study.places import StudyError, duration
 from seladv.training import cost
 from seladv.training.run import Run
 from seladv.training.train import training_step
@@ -54,7 +54,7 @@ def check(left: list[float], *, own: float, max_hours: float, protocol: str) -> 
     Raises:
         StudyError: they pass `max_hours`.
     """
-    line = f"{protocol}: about {own:.2g} hours for this run, {sum(left):.2g} for the {len(left)} that are left to train"
+    line = f"{protocol}: about {duration(own)} for this run, {duration(sum(left))} for the {len(left)} still to train"
     if sum(left) > max_hours:
         raise StudyError(
             f"{line}, more than {protocol}.max_hours = {max_hours:g} of params.yaml allows here: "
