@@ -56,7 +56,7 @@ def surviving(model: nn.Module, data: Images, alive: Tensor, attack: Attack) -> 
     """
     if not alive.any():
         return alive.clone()
-    index = alive.nonzero()[:, 0].to(data.labels.device)
+    index = alive.nonzero()[:, 0]  # on the CPU, which may index images and labels wherever they are
     left = alive.clone()
     left[alive] = correct(model, Images(data.images[index], data.labels[index]), attack=attack)
     return left
