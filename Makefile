@@ -23,7 +23,7 @@ runs-%: $(READY)
 	@dvc stage list --name-only --all | sed -n 's/^\(.*:\)\?train-$*@//p' | \
 	  xargs -P $(JOBS) --process-slot-var=SLOT -I{} bash -c 'log=runs/$*/{}.log; \
 	  if $(ON_A_GPU) dvc --wait-for-lock repro --quiet --single-item --allow-missing $(call stage,train-$*@{}) \
-	  $(call stage,evaluate-$*@{}) $(call stage,autoattack-$*@{}) > $$log 2>&1; then echo "$* {}: ready after $$SECONDS s"; \
+	  $(call stage,evaluate-$*@{}) $(call stage,autoattack-$*@{}) > $$log 2>&1; then grep -h uncommitted $$log; echo "$* {}: ready after $$SECONDS s"; \
 	  else echo "$* {}: failed. $$log ends with:"; tail -n 5 $$log; exit 1; fi'
 
 # A stage by its name; those of the GPU's protocols are in a pipeline file of their own.

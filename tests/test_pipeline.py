@@ -172,7 +172,8 @@ def test_a_new_ratio_in_a_clone_without_networks(study: Study, tmp_path: Path) -
     other.params(arms=[*SMALL["arms"], "margin-30"])
     done = other.run("make", "table-digits")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    ran = set(re.findall(r"Running stage '([^']+)'", done.stdout)) - {"check"}
+    said = done.stdout + (tmp_path / "runs/digits/margin-30-0.log").read_text()
+    ran = set(re.findall(r"Running stage '([^']+)'", said)) - {"check"}
     new = {f"{kind}-digits@margin-30-0" for kind in KINDS}
     assert ran <= {"data-digits", "table-digits", *new}
     assert [path.name for path in (tmp_path / "models/digits").glob("*-*")] == ["margin-30-0"]
