@@ -46,7 +46,7 @@ test: $(READY)
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest --numprocesses logical --dist loadfile
+	pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	python -m benchmarks results/bench
