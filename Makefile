@@ -76,7 +76,7 @@ docs: $(READY)
 
 # Resolves the newest versions that pyproject.toml allows, for every Python and platform at once.
 lock: $(READY)
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes \
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes --no-strip-extras \
 	  --no-annotate --custom-compile-command "make lock" \
 	  --quiet --output-file requirements.lock
 
