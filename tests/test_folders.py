@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from seladv.data import folders, images
-from seladv.data.files import DataError
 from seladv.data.images import Images
 from seladv.report import plots
 from seladv.study import params
@@ -87,7 +86,7 @@ def test_file_is_mapped(folder: Path) -> None:
 
 def test_nothing_is_left_of_a_broken_one(folder: Path) -> None:
     (folder / "train" / "red" / "5.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"5\.png is not a whole image"):
+    with pytest.raises(StudyError, match=r"5\.png is not a whole image"):
         prepared(folder, holdout=4)
     assert not [*(folder / "prepared").iterdir()]
 
@@ -177,7 +176,7 @@ def deep(mode: str) -> Image.Image:
 @pytest.mark.parametrize(("mode", "kind"), [("I;16", "png"), ("I;16", "tiff"), ("I", "tiff"), ("F", "tiff")])
 def test_deep_grey_is_refused(folder: Path, mode: str, kind: str) -> None:
     deep(mode).save(folder / "test" / "blue" / f"deep.{kind}")
-    with pytest.raises(DataError, match=rf"^[^\n]*deep\.{kind} has more than 8 bits for a grey value: [^\n]*$"):
+    with pytest.raises(StudyError, match=rf"^[^\n]*deep\.{kind} has more than 8 bits for a grey value: [^\n]*$"):
         pixels(folders.raw(folder, size=16)["test_images"])
 
 
@@ -209,7 +208,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
 def test_damaged_files_by_name(folder: Path, name: str, damage: Callable[[Path], Any]) -> None:
     file = folder / "test" / "blue" / f"x{name}"
     damage(file)
-    with pytest.raises(DataError, match=rf"^{re.escape(str(file))} is (not a whole image|too large)[^\n]*$"):
+    with pytest.raises(StudyError, match=rf"^{re.escape(str(file))} is (not a whole image|too large)[^\n]*$"):
         pixels(folders.raw(folder, size=16)["test_images"])
 
 
@@ -224,7 +223,7 @@ def test_random_damage(folder: Path, kind: str) -> None:
         for place in random.integers(0, len(damaged), 4):
             damaged[place] = random.integers(256)
         file.write_bytes(damaged)
-        with suppress(DataError):  # any other error fails the test
+        with suppress(StudyError):  # any other error fails the test
             pixels(folders.raw(folder, size=16)["test_images"])
 
 
@@ -270,7 +269,7 @@ def break_classes(folder: Path) -> None:
 )  # fmt: skip
 def test_broken_folder(folder: Path, breaking: Any, line: str) -> None:
     breaking(folder)
-    with pytest.raises(DataError, match=rf"^[^\n]*{line}[^\n]*$"):
+    with pytest.raises(StudyError, match=rf"^[^\n]*{line}[^\n]*$"):
         folders.raw(folder, size=16)
 
 
@@ -285,7 +284,7 @@ def test_broken_folder(folder: Path, breaking: Any, line: str) -> None:
 def test_wrong_section(tmp_path: Path, root: Path, changes: Any, line: str) -> None:
     section = params.read(root / "params.yaml")["cifar10-small"] | {"data": {"folder": "x", "size": 16}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"own": section | changes}))
-    with pytest.raises(params.ParamsError, match=rf"^[^\n]*{line}[^\n]*$"):
+    with pytest.raises(params.StudyError, match=rf"^[^\n]*{line}[^\n]*$"):
         params.load(tmp_path / "params.yaml", "own")
 
 

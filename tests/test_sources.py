@@ -24,8 +24,8 @@ import torch
 from torchvision import datasets
 
 from seladv.data import sources
-from seladv.data.files import DataError
 from seladv.data.sources import raw
+from seladv.study.places import StudyError
 
 Files = dict[str, bytes]  # path in torchvision's layout → content
 NAMES = ("mnist", "cifar10")
@@ -53,7 +53,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Files]:
     names = list(sources.CLASSES["cifar10"])
     cifar["cifar-10-batches-py/batches.meta"] = pickle.dumps({"label_names": names})
 
-    monkeypatch.setattr(sources, "MNIST_MD5", {Path(path).name: md5(mnist[path]) for path in mnist})
+    monkeypatch.setattr(sources, "MNIST_MD5", {path: md5(content) for path, content in mnist.items()})
     listed = [[Path(path).name, md5(content)] for path, content in cifar.items()]
     monkeypatch.setattr(datasets.CIFAR10, "train_list", listed[:5])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", listed[5:6])
@@ -146,8 +146,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def refused(*args: object, match: str | None = None, **kwargs: object) -> str:
-    """The message of the DataError that raw() must raise: always one line."""
-    with pytest.raises(DataError, match=match) as caught:
+    """The message of the StudyError that raw() must raise: always one line."""
+    with pytest.raises(StudyError, match=match) as caught:
         raw(*args, **kwargs)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -231,8 +231,7 @@ def test_real_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["gz", "tar.gz", "tar.xz"])
-@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize(("kind", "part"), [("gz", 0.0), ("gz", 0.99), ("tar.gz", 0.5), ("tar.xz", 0.99)])
 def test_truncated_source(tiny: dict[str, Files], tmp_path: Path, name: str, kind: str, part: float) -> None:
     mirror, root = lay(tiny[name], tmp_path / "mirror", kind), tmp_path / "root"
     broken = sorted(mirror.iterdir())[0]
@@ -253,7 +252,12 @@ def test_archive_cut_between_members(tiny: dict[str, Files], tmp_path: Path) -> 
 
     cut = bisect_right(range(len(packed)), second, key=unpacked)
     archive.write_bytes(packed[:cut])
-    refused("cifar10", root=tmp_path / "root", mirror=archive.parent, match="data.tar.gz: .*ended before")
+    refused(
+        "cifar10",
+        root=tmp_path / "root",
+        mirror=archive.parent,
+        match="gz is broken off .*ended before",
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -278,7 +282,7 @@ def test_altered_copy(tiny: dict[str, Files], tmp_path: Path, path: str) -> None
     assert (tmp_path / "armed").exists()  # the bomb works where it is loaded
     for mirror in (None, lay({}, tmp_path / "empty")):
         message = refused("cifar10", root=root, mirror=mirror, match="SELADV_MIRROR")
-        assert f"{altered} has md5 {md5(bomb(flag))}" in message
+        assert path in message
         assert not flag.exists()
     raw("cifar10", root=root, mirror=lay(tiny["cifar10"], tmp_path / "mirror"))
     assert not flag.exists()
@@ -300,14 +304,13 @@ def test_archive_paths(tiny: dict[str, Files], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", KINDS)
 def test_incomplete_mirror_is_no_download(
-    tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+    tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     offer(tiny[name], site)
     vouch(site, monkeypatch)
     lost, *rest = tiny[name]
-    mirror = lay({path: tiny[name][path] for path in rest}, tmp_path / "mirror", kind)
+    mirror = lay({path: tiny[name][path] for path in rest}, tmp_path / "mirror")
     message = refused(name, root=tmp_path / "root", mirror=mirror, match="SELADV_MIRROR")
     assert Path(lost).name in message
     assert str(mirror) in message
@@ -366,41 +369,23 @@ def test_no_source(tmp_path: Path, name: str, file: str) -> None:
 # ---- writing
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("source", ["mirror", "download"])
 def test_full_disk(
-    tiny: dict[str, Files],
-    tmp_path: Path,
-    site: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    source: str,
+    tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    offer(tiny[name], site)
+    offer(tiny["mnist"], site)
     vouch(site, monkeypatch)
-    mirror = lay(tiny[name], tmp_path / "mirror", "gz") if source == "mirror" else None
+    mirror = lay(tiny["mnist"], tmp_path / "mirror", "gz") if source == "mirror" else None
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        refused(name, root=tmp_path / "root", mirror=mirror, match="disk full while writing .*root/")
+        refused("mnist", root=tmp_path / "root", mirror=mirror, match="root/.*No space left on device")
     assert everything(tmp_path / "root") == set()
-    raw(name, root=tmp_path / "root", mirror=mirror)
-    assert everything(tmp_path / "root") == set(tiny[name])
-
-
-def test_full_disk_in_torchvision(
-    tiny: dict[str, Files], tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    offer(tiny["mnist"], site)
-    vouch(site, monkeypatch)
-    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", full)
-    refused("mnist", root=tmp_path / "root", mirror=None, match="disk full while writing")
+    raw("mnist", root=tmp_path / "root", mirror=mirror)
+    assert everything(tmp_path / "root") == set(tiny["mnist"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process, and this system has no fork")
@@ -423,7 +408,7 @@ def test_killed_run(tiny: dict[str, Files], tmp_path: Path) -> None:
 def test_unwritable_root(tiny: dict[str, Files], tmp_path: Path) -> None:
     (tmp_path / "root").write_bytes(b"a file where the folder should be")
     mirror = lay(tiny["mnist"], tmp_path / "mirror")
-    refused("mnist", root=tmp_path / "root", mirror=mirror, match="cannot write .*root")
+    refused("mnist", root=tmp_path / "root", mirror=mirror, match="root.* could not be written")
 
 
 # ---- digits, and names
@@ -451,5 +436,5 @@ def test_digits_values(tmp_path: Path) -> None:
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"svhn.*digits.*mnist.*cifar10"):
+    with pytest.raises(StudyError, match=r"svhn.*digits.*mnist.*cifar10"):
         raw("svhn", root=tmp_path, mirror=None)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from seladv.data.files import DataError
+from seladv.study.places import StudyError
 
 # What Pillow raises for damaged files, by what the file pretends to be.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, MemoryError, OverflowError)
@@ -33,7 +33,7 @@ class Pictures:
         return Pictures([self.files[i] for i in index.tolist()], self.size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Reads them, one after the other; a DataError of one line names the file that it cannot read."""
+        """Reads them, one after the other; a StudyError of one line names the file that it cannot read."""
         return (_read(file, self.size) for file in self.files)
 
 
@@ -48,11 +48,11 @@ def raw(folder: Path, *, size: int) -> dict[str, Pictures | Tensor]:
         the order of their names. The images are in the order of their classes.
 
     Raises:
-        DataError: a folder is missing or empty, or the two parts have other classes; one line.
+        StudyError: a folder is missing or empty, or the two parts have other classes; one line.
     """
     parts = {part: _classes(folder / part) for part in ("train", "test")}
     if odd := sorted(parts["train"].keys() ^ parts["test"].keys()):
-        raise DataError(f"{folder}: train and test must hold the same classes; {odd[0]} is only in one of them")
+        raise StudyError(f"{folder}: train and test must hold the same classes; {odd[0]} is only in one of them")
     found: dict[str, Pictures | Tensor] = {}
     for part, classes in parts.items():
         found[f"{part}_images"] = Pictures([file for files in classes.values() for file in files], size)
@@ -65,15 +65,15 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class, in the order of their names."""
     needed = f"{folder}: a folder of images for each class is needed there"
     if not folder.is_dir():
-        raise DataError(f"{needed}; there is no such folder")
+        raise StudyError(f"{needed}; there is no such folder")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
-        raise DataError(f"{needed}, two classes at least; found: {', '.join(names) or 'none'}")
+        raise StudyError(f"{needed}, two classes at least; found: {', '.join(names) or 'none'}")
     Image.init()
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     classes = {name: _images(folder / name, suffixes) for name in names}
     if empty := [name for name, files in classes.items() if not files]:
-        raise DataError(f"{folder / empty[0]} holds no image: add some, or take the folder out")
+        raise StudyError(f"{folder / empty[0]} holds no image: add some, or take the folder out")
     return classes
 
 
@@ -92,12 +92,12 @@ def _read(file: Path, size: int) -> Tensor:
         with Image.open(file) as image:
             image.load()
             if image.mode.startswith(("I", "F")):  # which Pillow would clip at 255
-                raise DataError(f"{file} has more than 8 bits for a grey value: convert it to 8 bits or take it out")
+                raise StudyError(f"{file} has more than 8 bits for a grey value: convert it to 8 bits or take it out")
             upright = ImageOps.exif_transpose(image).convert("RGB")
             square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(square)).permute(2, 0, 1)
     except Image.DecompressionBombError as error:
-        raise DataError(f"{file} is too large to be opened ({error}): scale it down or take it out") from None
+        raise StudyError(f"{file} is too large to be opened ({error}): scale it down or take it out") from None
     except DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file} is not a whole image ({reason}): replace it or take it out") from None
+        raise StudyError(f"{file} is not a whole image ({reason}): replace it or take it out") from None

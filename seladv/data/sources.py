@@ -1,20 +1,24 @@
-"""Fetches the raw data sets: a copy already prepared, else a mirror folder, else torchvision's own download.
+"""The raw data sets: a copy already prepared, else a mirror folder, else torchvision's own download.
 
 CIFAR-10 is published as pickles, and loading a pickle can run any code: no file is read before the md5 of its
 content is known to be the published one.
 """
 
-import errno
-import os
+import gzip
+import hashlib
+import lzma
 import socket
+import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import torch
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from seladv.data.files import DISK_FULL, READ_ERRORS, DataError, Unusable, contents, md5_of, store, unwritten
+from seladv.study.places import StudyError, write_bytes
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "digits": tuple("0123456789"),
@@ -22,12 +26,13 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
 MNIST_MD5 = {  # torchvision knows only those of the published .gz, and a mirror may have compressed anew
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte; torchvision sets none: a silent host would hang it
+READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 WAYS = (
     "Supply the files by a mirror, a folder with them plain, as .gz or inside a .tar.gz or .tar.xz, which "
     "SELADV_MIRROR names; or, with no mirror named, by a network connection for torchvision's download."
@@ -46,106 +51,117 @@ def raw(name: str, *, root: Path, mirror: Path | None) -> dict[str, torch.Tensor
         train_images and test_images, uint8 [N, C, H, W], 0 to 255; train_labels and test_labels, int64 [N].
 
     Raises:
-        DataError: a file cannot be had, is not the published one, or cannot be written.
+        StudyError: a file cannot be had, is not the published one, or cannot be written; one line.
     """
     if name == "digits":
         return _digits()
     if name not in CLASSES:
-        raise DataError(f"unknown data set {name!r}: expected one of {', '.join(CLASSES)}")
-    root, wanted = Path(root), _wanted(name)
-    found = {path: md5_of(root / path) for path in wanted}
-    missing = {path: md5 for path, md5 in wanted.items() if found[path] != md5}
-    try:
-        if missing and mirror is None:
-            _download(name, missing, root)
-        elif missing and mirror is not None:
-            _copy(name, missing, root, Path(mirror))
-    except Unusable as problem:
-        altered = [
-            f"The copy at {root / path} has md5 {found[path]} where {md5} was expected."
-            for path, md5 in missing.items()
-            if found[path]
-        ]
-        # split() and join: torchvision's own messages run over several lines.
-        raise DataError(" ".join(f"{problem}. {' '.join(altered[:1])} {WAYS}".split())) from problem
-    return _load(name, root)
+        raise StudyError(f"unknown data set {name!r}: expected one of {', '.join(CLASSES)}")
+    wanted = MNIST_MD5 if name == "mnist" else _of_cifar()
+    missing = {path: md5 for path, md5 in wanted.items() if not _whole(root / path, md5)}
+    if missing and mirror is None:
+        _download(name, missing, root)
+    elif missing and mirror is not None:
+        _copy(missing, root, mirror)
+    return _mnist(root) if name == "mnist" else _cifar(root)
 
 
-def _wanted(name: str) -> dict[str, str]:
-    """Path of each file below the root → md5 of its content."""
-    if name == "mnist":
-        return {f"MNIST/raw/{file}": md5 for file, md5 in MNIST_MD5.items()}
+def _of_cifar() -> dict[str, str]:
+    """Path of each file below the root → md5 of its content, as torchvision knows them."""
     cifar = datasets.CIFAR10
     listed = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
     return {f"{cifar.base_folder}/{file}": md5 for file, md5 in listed}
 
 
-def _copy(name: str, missing: dict[str, str], root: Path, mirror: Path) -> None:
-    """Takes the missing files out of the mirror; a bad source is reported only where no other one is good."""
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _whole(path: Path, md5: str) -> bool:
+    try:
+        return path.is_file() and _md5(path.read_bytes()) == md5
+    except OSError as error:
+        raise StudyError(f"cannot read {path} ({error.strerror}): give access and run again") from None
+
+
+def _copy(missing: dict[str, str], root: Path, folder: Path) -> None:
+    """Take the missing files out of `folder`; a bad source is reported only where no other one is good."""
     left = {Path(path).name: path for path in missing}
-    problems = [] if mirror.is_dir() else ["it is not a folder"]
-    for source in candidates(name, missing, mirror):
+    problems = [] if folder.is_dir() else ["it is not a folder"]
+    for source in _candidates(missing, folder):
         try:
-            for file, stream in contents(source):
-                if file in left:
-                    store(stream, root / left[file], missing[left[file]])
-                    del left[file]
+            for file, content in _contents(source, left):
+                if (found := _md5(content)) != (md5 := missing[left[file]]):
+                    problems.append(f"in {source} its md5 is {found} where {md5} was expected")
+                    continue
+                write_bytes(root / left.pop(file), content)
                 if not left:
                     return
-        except (*READ_ERRORS, Unusable) as problem:
-            problems.append(f"{source}: {problem}")
-    if left:
-        absent = "it is there neither plain, nor as .gz, nor inside a .tar.gz or .tar.xz"
-        raise Unusable(f"{next(iter(left))}: not in the mirror {mirror}: {'; '.join(problems) or absent}")
+        except READ_ERRORS as error:
+            problems.append(f"{source} is broken off or damaged ({error})")
+    absent = "it is there neither plain, nor as .gz, nor inside a .tar.gz or .tar.xz"
+    raise StudyError(f"no whole {next(iter(left))} in {folder}: {'; '.join(problems) or absent}. {WAYS}")
 
 
-def candidates(name: str, missing: dict[str, str], mirror: Path) -> Iterator[Path]:
+def _candidates(missing: dict[str, str], folder: Path) -> Iterator[Path]:
     """Where the missing files may be; archives last, as one is unpacked from its start to reach any file."""
     for path in missing:
-        for file in (mirror / Path(path).name, mirror / path):
+        for file in (folder / Path(path).name, folder / path):
             yield from (source for source in (file, Path(f"{file}.gz")) if source.is_file())
-    archives = [*mirror.glob("*.tar.gz"), *mirror.glob("*.tar.xz")]
-    stem = name.removesuffix("10")  # the likely archive first: reading through another takes long
-    yield from sorted(archives, key=lambda file: (stem not in file.name.lower(), file.name))
+    name = "cifar" if any("cifar" in path for path in missing) else "mnist"  # the likely archive first
+    archives = [*folder.glob("*.tar.gz"), *folder.glob("*.tar.xz")]
+    yield from sorted(archives, key=lambda file: (name not in file.name.lower(), file.name))
+
+
+def _contents(source: Path, names: Container[str]) -> Iterator[tuple[str, bytes]]:
+    """Base name and content of each file in `source` that `names` holds; the members' own paths are never followed."""
+    if source.name.endswith((".tar.gz", ".tar.xz")):
+        # tarfile's stream mode, "r|xz", takes an archive that breaks off between members for a whole one.
+        with tarfile.open(source, "r:gz" if source.suffix == ".gz" else "r:xz") as archive:
+            for member in archive:
+                file = Path(member.name).name
+                if file in names and member.isfile() and (content := archive.extractfile(member)):
+                    yield file, content.read()
+    elif (file := source.name.removesuffix(".gz")) in names:
+        yield file, gzip.decompress(source.read_bytes()) if source.suffix == ".gz" else source.read_bytes()
 
 
 def _download(name: str, missing: dict[str, str], root: Path) -> None:
-    """Downloads into a folder of its own, so that what a failed download leaves never looks like data."""
-    first, timeout = next(iter(missing)), socket.getdefaulttimeout()
+    """Download into a folder of its own, so that what a failed download leaves never looks like data."""
+    timeout = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-", ignore_cleanup_errors=True) as folder:
             socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
             (datasets.MNIST if name == "mnist" else datasets.CIFAR10)(folder, download=True)
-            for path, md5 in missing.items():
-                with open(Path(folder) / path, "rb") as stream:
-                    store(stream, root / path, md5)
-    except DataError:
+            _copy(missing, root, Path(folder))
+    except StudyError:
         raise
     except Exception as error:  # torchvision lets through what urllib, http, ssl, gzip and tarfile raise
-        if isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EACCES, errno.EROFS):
-            raise unwritten(root / first, error) from error
-        raise Unusable(f"{Path(first).name}: torchvision's download failed: {str(error).strip()}") from error
+        reason = " ".join(str(error).split())
+        here = root / next(iter(missing))
+        raise StudyError(f"no whole {here}, and torchvision's download failed: {reason}. {WAYS}") from None
     finally:
         socket.setdefaulttimeout(timeout)
 
 
-class _MNIST(datasets.MNIST):  # type: ignore[misc]  # torchvision has no type hints
-    """Reads the raw files and nothing else: torchvision prefers a MNIST/processed/*.pt, which no md5 covers."""
+def _mnist(root: Path) -> dict[str, torch.Tensor]:
+    # Not by torchvision's class, which prefers a MNIST/processed/*.pt that no md5 covers.
+    found = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        stem = f"{root}/MNIST/raw/{prefix}"
+        found[f"{part}_images"] = read_image_file(f"{stem}-images-idx3-ubyte").unsqueeze(1)
+        found[f"{part}_labels"] = read_label_file(f"{stem}-labels-idx1-ubyte")
+    return found
 
-    raw_folder = property(lambda self: os.path.join(self.root, "MNIST", "raw"))
-    processed_folder = property(lambda self: os.path.join(self.root, "MNIST", "never processed"))
 
-
-def _load(name: str, root: Path) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for split in ("train", "test"):
-        data = (_MNIST if name == "mnist" else datasets.CIFAR10)(root, train=split == "train")
-        images = torch.as_tensor(data.data)  # mnist [N, H, W], cifar10 [N, H, W, C]
-        images = images.unsqueeze(1) if name == "mnist" else images.permute(0, 3, 1, 2)
-        tensors[f"{split}_images"] = images.contiguous()
-        tensors[f"{split}_labels"] = torch.as_tensor(data.targets, dtype=torch.int64)
-    return tensors
+def _cifar(root: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for part in ("train", "test"):
+        data = datasets.CIFAR10(root, train=part == "train")
+        found[f"{part}_images"] = torch.as_tensor(data.data).permute(0, 3, 1, 2).contiguous()  # from [N, H, W, C]
+        found[f"{part}_labels"] = torch.as_tensor(data.targets, dtype=torch.int64)
+    return found
 
 
 def _digits() -> dict[str, torch.Tensor]:
