@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seladv.attack import input_gradient, pgd
+from seladv.attack import pgd
 from seladv.data.images import Images
+from seladv.gradient import input_gradient
 from seladv.selection import SELECTORS
 from seladv.training.monitor import correct
 

@@ -12,14 +12,10 @@ from torch import nn
 
 from seladv.attack import pgd
 from seladv.data import images
-from seladv.data.files import DataError
 from seladv.report import timing
-from seladv.report.table import ResultsError
 from seladv.selection import SELECTORS
 from seladv.study import places
-from seladv.study.params import ParamsError
 from seladv.study.places import StudyError
-from seladv.training.train import TrainingError
 
 X, Y = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(5)
 
@@ -32,11 +28,6 @@ def study(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     return tmp_path
-
-
-@pytest.mark.parametrize("kind", [ParamsError, DataError, ResultsError, TrainingError])
-def test_kinds(kind: type[Exception]) -> None:
-    assert issubclass(kind, StudyError)
 
 
 def test_root(study: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

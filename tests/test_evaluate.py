@@ -68,7 +68,7 @@ def test_wrong_images_stay_wrong(
 ) -> None:
     with torch.no_grad():
         wrong = (trained(digits["test"].batch(torch.arange(40))[0]).argmax(dim=1) + 1) % 10
-    monkeypatch.setattr("seladv.evaluation.attacks.pgd", lambda model, x, y, **settings: 1 - x)
+    monkeypatch.setattr("seladv.evaluation.evaluate.pgd", lambda model, x, y, **settings: 1 - x)
     helped = correct(trained, Images(255 - digits["test"].images, wrong))
     assert helped.any()  # the stand-in for an attack makes some of them right
     result = evaluate(trained, Images(digits["test"].images, wrong), protocol, seed=0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seladv.data import folders, images
 from seladv.data.images import Images, stream
-from seladv.evaluation.evaluate import Case, pgd
+from seladv.evaluation.evaluate import Case, protocol_pgd
 from seladv.study import params
 from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
@@ -100,7 +100,7 @@ def test_fine_tuning(
     with torch.no_grad():
         assert torch.equal(loaded(x), run.model.eval()(x))
     clean = correct(loaded, parts["test"])
-    robust, _ = pgd(Case(loaded, parts["test"], clean, asked, seed=0))
+    robust, _ = protocol_pgd(Case(loaded, parts["test"], clean, asked, seed=0))
     assert 0 <= robust.sum() <= clean.sum() < len(clean)
 
 

@@ -13,7 +13,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from seladv.study import params
-from seladv.study.params import ParamsError
+from seladv.study.places import StudyError
 
 NUMBER = "a number or a fraction such as 8/255 is allowed"
 NAMES = r"clean, full, full-k<steps>, .* or <criterion>-<percent>.* random, margin, gradmatch.* 1 to 100"
@@ -136,7 +136,7 @@ def shown(value: Any) -> list[str]:
 
 def line(path: Path) -> str:
     """What params.check says of `path`."""
-    with pytest.raises(ParamsError) as caught:
+    with pytest.raises(StudyError) as caught:
         params.check(path)
     message = str(caught.value)
     assert "\n" not in message
@@ -232,13 +232,13 @@ def test_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digit", ""])
 def test_unknown_protocol(root: Path, name: str) -> None:
-    with pytest.raises(ParamsError, match=rf"^\S+: unknown protocol '{name}'; allowed: digits, [^\n]*$"):
+    with pytest.raises(StudyError, match=rf"^\S+: unknown protocol '{name}'; allowed: digits, [^\n]*$"):
         params.load(root / "params.yaml", name)
 
 
 @pytest.mark.parametrize(("asked", "named"), [({"arm": "marjin-50"}, "marjin-50"), ({"seed": -1}, "-1")])
 def test_wrong_arm_or_seed(root: Path, asked: dict[str, Any], named: str) -> None:
-    with pytest.raises(ParamsError, match=rf"^\S+: digits\.{next(iter(asked))}s.*{named}[^\n]*$"):
+    with pytest.raises(StudyError, match=rf"^\S+: digits\.{next(iter(asked))}s.*{named}[^\n]*$"):
         params.load(root / "params.yaml", "digits", **asked)
 
 

@@ -220,7 +220,7 @@ def test_a_diverging_run_leaves_nothing(study: Study) -> None:
     done = study.run("dvc", "repro", "table-digits")
     study.params(**SMALL, lr=0.001)
     assert done.returncode != 0
-    assert "TrainingError: the loss is" in done.stderr + done.stdout
+    assert "StudyError: the loss is" in done.stderr + done.stdout
     assert not list((study.folder / "models/digits").glob("full-1*"))
     assert study.repro() == []
     assert study.rows() == ["full", "margin-50"]

@@ -15,8 +15,9 @@ from seladv.evaluation.outcomes import survivors
 from seladv.report import table
 from seladv.report.marks import Mark
 from seladv.report.stats import mean_and_half_width
-from seladv.report.table import Metrics, ResultsError
+from seladv.report.table import Metrics
 from seladv.study import params
+from seladv.study.places import StudyError
 from seladv.study.protocol import Protocol
 
 ROOT = Path(__file__).parents[1]
@@ -151,14 +152,14 @@ def test_missing_or_broken_run(folder: Path, content: str | None, found: str, ki
     path = folder.parents[1] / kind / "digits" / "full-5.json"
     path.unlink() if content is None else path.write_text(content)
     line = rf"^[^\n]*{kind}/digits/full-5\.json is {found}[^\n]*dvc repro {stage}-digits@full-5`$"
-    with pytest.raises(ResultsError, match=line):
+    with pytest.raises(StudyError, match=line):
         table.load(folder, protocol())
 
 
 def test_other_images_than_the_others(folder: Path) -> None:
     path = folder.parents[1] / "autoattack/digits/margin-50-3.json"
     path.write_text(json.dumps(auto(subset=list(range(1, 51)))))
-    with pytest.raises(ResultsError, match=r"^autoattack-digits@margin-50-3 did not attack the same 50 images[^\n]*$"):
+    with pytest.raises(StudyError, match=r"^autoattack-digits@margin-50-3 did not attack the same 50 images[^\n]*$"):
         table.load(folder, protocol())
 
 

@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from seladv.attack import pgd
 from seladv.data.images import Images, stream
+from seladv.study.places import StudyError
 from seladv.training import models
 from seladv.training.run import Run
-from seladv.training.train import TrainingError, train, training_step
+from seladv.training.train import train, training_step
 
 CPU = torch.device("cpu")
 ARMS = ("clean", "full", "random-50", "margin-50", "gradmatch-last-50")
@@ -186,7 +187,7 @@ def test_every_epoch_augments_anew(settings: Settings, digits: Data) -> None:
 
 @arms
 def test_infinite_loss_stops_the_run(settings: Settings, digits: Data, arm: str) -> None:
-    with pytest.raises(TrainingError, match=r"^the loss is (nan|inf) in epoch 1, batch 2; .*smaller lr than 1e\+30$"):
+    with pytest.raises(StudyError, match=r"^the loss is (nan|inf) in epoch 1, batch 2; .*smaller lr than 1e\+30$"):
         train(settings | {"lr": 1e30}, arm=arm, seed=0, data=digits, device=CPU)
 
 
@@ -197,7 +198,7 @@ def test_infinite_weights_are_no_result(settings: Settings, digits: Data, monkey
         return result
 
     monkeypatch.setattr("seladv.training.train.training_step", poisonous)
-    with pytest.raises(TrainingError, match=r"^a weight is not finite after the last epoch; .*smaller lr than 0\.001$"):
+    with pytest.raises(StudyError, match=r"^a weight is not finite after the last epoch; .*smaller lr than 0\.001$"):
         train(settings | {"batch_size": 150, "epochs": 1}, arm="full", seed=0, data=digits, device=CPU)
 
 

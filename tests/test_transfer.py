@@ -1,15 +1,16 @@
 """Transfer: examples made on one network, tried on another. What follows from them is in test_marks."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from seladv.attack import pgd
 from seladv.data.images import Images, stream
 from seladv.evaluation import transfer
-from seladv.evaluation.attacks import pgd_attack
 from seladv.evaluation.outcomes import subset, survivors
 from seladv.study import params
 from seladv.study.places import StudyError
@@ -46,7 +47,7 @@ def test_own_attack(trained: nn.Module, network: type, digits: dict[str, Images]
     found = outcomes({"a": trained, "b": network().eval()}, digits["test"], protocol)
     assert set(found) == {("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")}
     few = Images(*(part[subset(digits["test"].labels, 30)] for part in digits["test"]))
-    attack = pgd_attack(eps=protocol.eps, step_size=0.03, steps=10, generator=stream(3, "transfer"))
+    attack = partial(pgd, eps=protocol.eps, step_size=0.03, steps=10, generator=stream(3, "transfer"))
     assert torch.equal(found["a", "a"], correct(trained, few) & correct(trained, few, attack=attack))
 
 

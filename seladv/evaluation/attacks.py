@@ -1,4 +1,4 @@
-"""The attacks of the evaluation, beside the protocol's own: single-step, noise, and PGD with other settings."""
+"""What the evaluation's attacks share: full precision, noise, and whom an attack still has to break."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seladv.attack import eval_mode, input_gradient, pgd
 from seladv.data.images import Images
 from seladv.evaluation.outcomes import pack
 from seladv.training.monitor import Attack, correct, percent
@@ -25,28 +24,10 @@ def full_fp32() -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
-    """One sign step of length `eps` from the image itself (Goodfellow et al. 2015), in [0, 1].
-
-    Args and shapes as for `seladv.attack.pgd`.
-    """
-    with eval_mode(model):
-        return (x + eps * input_gradient(model, x, y).sign()).clamp(0, 1)
-
-
 def sign_noise(x: Tensor, *, eps: float, generator: torch.Generator | None = None) -> Tensor:
     """`x` with every value moved by `eps` up or down at random, in [0, 1]: the largest noise that the ball allows."""
     up = torch.empty_like(x).uniform_(-1, 1, generator=generator).sign()
     return (x + eps * up).clamp(0, 1)
-
-
-def pgd_attack(*, eps: float, step_size: float, steps: int, generator: torch.Generator) -> Attack:
-    """PGD with these settings, as `correct` takes an attack; `generator` goes on from one batch to the next."""
-
-    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return pgd(model, x, y, eps=eps, step_size=step_size, steps=steps, generator=generator)
-
-    return attack
 
 
 def surviving(model: nn.Module, data: Images, alive: Tensor, attack: Attack) -> Tensor:

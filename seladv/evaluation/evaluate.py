@@ -3,16 +3,18 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from seladv.attack import eval_mode, input_gradient
+from seladv.attack import eval_mode, pgd
 from seladv.data.images import Images, stream
-from seladv.evaluation.attacks import entry, fgsm, full_fp32, pgd_attack, sign_noise, surviving
+from seladv.evaluation.attacks import entry, full_fp32, sign_noise, surviving
 from seladv.evaluation.outcomes import subset
+from seladv.gradient import input_gradient
 from seladv.study import places
 from seladv.study.protocol import Protocol
 from seladv.training.monitor import correct, percent
@@ -47,29 +49,30 @@ def clean(case: Case) -> Outcome:
     return case.clean, {}
 
 
-def pgd(case: Case) -> Outcome:
+def protocol_pgd(case: Case) -> Outcome:
     """The protocol's own PGD, as the paper evaluates; every image is attacked, the lost ones too."""
     evaluate = case.protocol.evaluate
     settings: dict[str, Any] = {"eps": case.protocol.eps, "step_size": evaluate.step_size, "steps": evaluate.steps}
-    attack = pgd_attack(**settings, generator=case.random("evaluation"))
+    attack = partial(pgd, **settings, generator=case.random("evaluation"))
     # An image lost already is not won back by an attack.
     return case.clean & correct(case.model, case.data, attack=attack), settings
 
 
-def pgd_strong(case: Case) -> Outcome:
+def strong_pgd(case: Case) -> Outcome:
     """The worst of several long PGDs, with steps of 2.5 eps / steps: enough to reach any edge of the ball."""
     eps, hits = case.protocol.eps, case.clean
     settings: dict[str, Any] = {"eps": eps, "step_size": 2.5 * eps / STRONG_STEPS, "steps": STRONG_STEPS}
-    attack = pgd_attack(**settings, generator=case.random("evaluation strong"))
+    attack = partial(pgd, **settings, generator=case.random("evaluation strong"))
     for _ in range(STRONG_RESTARTS):
         hits = surviving(case.model, case.data, hits, attack)
     return hits, {**settings, "restarts": STRONG_RESTARTS}
 
 
-def single_step(case: Case) -> Outcome:
-    """One step of size eps, from the image itself."""
+def fgsm(case: Case) -> Outcome:
+    """One sign step of size eps, from the image itself (Goodfellow et al. 2015)."""
     eps = case.protocol.eps
-    return surviving(case.model, case.data, case.clean, lambda m, x, y: fgsm(m, x, y, eps=eps)), {"eps": eps}
+    attack = partial(pgd, eps=eps, step_size=eps, steps=1, start=0)
+    return surviving(case.model, case.data, case.clean, attack), {"eps": eps}
 
 
 def noise(case: Case) -> Outcome:
@@ -79,8 +82,8 @@ def noise(case: Case) -> Outcome:
     return surviving(case.model, case.data, case.clean, attack), {"eps": eps}
 
 
-ON_ALL: dict[str, Callable[[Case], Outcome]] = {"clean": clean, "pgd": pgd}  # on the whole test set
-ON_SUBSET: dict[str, Callable[[Case], Outcome]] = {"pgd-strong": pgd_strong, "fgsm": single_step, "noise": noise}
+ON_ALL: dict[str, Callable[[Case], Outcome]] = {"clean": clean, "pgd": protocol_pgd}  # on the whole test set
+ON_SUBSET: dict[str, Callable[[Case], Outcome]] = {"pgd-strong": strong_pgd, "fgsm": fgsm, "noise": noise}
 
 
 @full_fp32()
@@ -128,7 +131,7 @@ def evaluate(
 
 def point(case: Case, *, eps: float, step_size: float, steps: int) -> dict[str, Any]:
     """A curve's point under PGD with these settings. All points of a curve have the same random starts."""
-    attack = pgd_attack(eps=eps, step_size=step_size, steps=steps, generator=case.random("curves"))
+    attack = partial(pgd, eps=eps, step_size=step_size, steps=steps, generator=case.random("curves"))
     return {"eps": eps, "steps": steps, **entry(surviving(case.model, case.data, case.clean, attack))}
 
 
@@ -183,7 +186,7 @@ def checkpoints(
             known[name] = known[twin]
         else:
             case = Case(model, test, correct(model, test), protocol, seed)
-            known[name] = {"clean": percent(case.clean), "robust": percent(pgd(case)[0])}
+            known[name] = {"clean": percent(case.clean), "robust": percent(protocol_pgd(case)[0])}
     return {name: known[name] for name in models}
 
 

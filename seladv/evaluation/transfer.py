@@ -4,17 +4,18 @@ Where they do, the gradients of the attacked network mislead: its attacks are be
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seladv.attack import eval_mode
+from seladv.attack import eval_mode, pgd
 from seladv.data.images import Images, stream
-from seladv.evaluation.attacks import entry, full_fp32, pgd_attack
+from seladv.evaluation.attacks import entry, full_fp32
 from seladv.evaluation.outcomes import subset
 from seladv.study.protocol import Protocol
-from seladv.training.monitor import correct
+from seladv.training.monitor import Attack, correct
 
 
 @full_fp32()
@@ -38,7 +39,9 @@ def outcomes(networks: Mapping[str, nn.Module], test: Images, protocol: Protocol
     settings = {name: getattr(protocol.evaluate, name) for name in ("step_size", "steps")}
     found = []
     for source, model in networks.items():
-        attack = pgd_attack(eps=protocol.eps, **settings, generator=stream(seed, "transfer", data.labels.device))
+        attack: Attack = partial(
+            pgd, eps=protocol.eps, **settings, generator=stream(seed, "transfer", data.labels.device)
+        )
         batches = [(attack(model, x, y), y) for x, y in data.batches(250)]
         for target, other in networks.items():
             hits = clean[target] & _right(other, batches)

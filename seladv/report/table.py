@@ -35,10 +35,6 @@ WORDS = {"autoattack": "AutoAttack", "pgd": "PGD", "minus": "−"}  # of a colum
 COSTS = ("attack_cost", "total_cost", "epoch_time")  # ratios to full
 
 
-class ResultsError(StudyError):
-    """A run that the table needs is missing or broken; one line names its file."""
-
-
 def load(folder: Path, protocol: Protocol) -> Metrics:
     """Every run of `protocol` out of `folder`, its results/metrics/<name>; files of other runs are ignored.
 
@@ -46,7 +42,7 @@ def load(folder: Path, protocol: Protocol) -> Metrics:
     `worst_case`: right under every attack that saw the subset, AutoAttack included.
 
     Raises:
-        ResultsError: a file is missing or is not a run's, or two did not see the same images.
+        StudyError: a file is missing or is not a run's, or two did not see the same images.
     """
     found = {arm: [_run(folder, f"{arm}-{seed}") for seed in protocol.seeds] for arm in protocol.arms}
     every = [run for of_arm in found.values() for run in of_arm]
@@ -55,7 +51,7 @@ def load(folder: Path, protocol: Protocol) -> Metrics:
         for stage, seen in (("evaluate", run["evaluation"]["subset"]), ("autoattack", run["autoattack"]["subset"])):
             if seen != subset or len(seen) != asked:
                 name = f"{stage}-{folder.name}@{run['arm']}-{run['seed']}"
-                raise ResultsError(f"{name} did not attack the same {asked} images as the others: `dvc repro {name}`")
+                raise StudyError(f"{name} did not attack the same {asked} images as the others: `dvc repro {name}`")
     return found
 
 
@@ -73,10 +69,10 @@ def _read(path: Path, stage: str, keys: set[str]) -> dict[str, Any]:
         if keys <= set(content):
             return content
     except FileNotFoundError:
-        raise ResultsError(f"{path} is missing: {again}") from None
+        raise StudyError(f"{path} is missing: {again}") from None
     except (ValueError, TypeError):
-        raise ResultsError(f"{path} is not whole: {again}") from None
-    raise ResultsError(f"{path} is no run's: {again}")
+        raise StudyError(f"{path} is not whole: {again}") from None
+    raise StudyError(f"{path} is no run's: {again}")
 
 
 def runs(metrics: Metrics, transfer: Mapping[str, Any] | None = None) -> pd.DataFrame:

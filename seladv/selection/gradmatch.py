@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from seladv import guard
-from seladv.attack import direction, eval_mode
+from seladv.attack import eval_mode
+from seladv.gradient import direction, log_error
 from seladv.selection.gradmatch_layers import products
 from seladv.selection.gradmatch_products import Products
 from seladv.selection.gradmatch_trace import Trace
-from seladv.selection.topk import log_error
 
 
 def gradmatch(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
 from seladv import guard
-from seladv.attack import direction
-from seladv.selection.topk import log_error, of_logits
+from seladv.gradient import direction, log_error
+from seladv.selection.topk import of_logits
 
 INSTEAD = "take gradmatch or gradmatch-logit"
 

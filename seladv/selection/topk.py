@@ -62,12 +62,6 @@ class of_logits:
         return self.function(guard.logits("select", model(x), x, y), y, generator)
 
 
-def log_error(logits: Tensor, y: Tensor) -> Tensor:
-    """log(1 − p_y) [B], exact also where p_y rounds to 1: the factor that `seladv.attack.direction` leaves out."""
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.logsumexp(dim=1) - logits.logsumexp(dim=1)
-
-
 def drawn(log_weights: Tensor, generator: torch.Generator | None) -> Tensor:
     """`log_weights` [B] plus Gumbel noise: its k highest are a draw without replacement with probability ∝ weight.
 

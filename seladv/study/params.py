@@ -20,10 +20,6 @@ NAME = r"[A-Za-z][A-Za-z0-9_-]*"
 WORDS = {"too_short": "at least one is needed", "model_type": "a mapping of keys to values is needed"}
 
 
-class ParamsError(StudyError):
-    """params.yaml asks for something impossible; one line names the key, the value and what is allowed."""
-
-
 class Repeated(Exception):
     """A key that stands twice in one mapping: its name, and both lines."""
 
@@ -48,17 +44,17 @@ def read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except Repeated as error:
         key, first, second = error.args
-        raise ParamsError(f"{path}, line {second}: {key!r} stands there already in line {first}; keep one") from None
+        raise StudyError(f"{path}, line {second}: {key!r} stands there already in line {first}; keep one") from None
     except OSError as error:
-        raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
+        raise StudyError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise StudyError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content:
-        raise ParamsError(f"{path}: a section for at least one protocol is needed")
+        raise StudyError(f"{path}: a section for at least one protocol is needed")
     for name in content:
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
             allowed = "letters, digits, - and _, a letter first"  # DVC and papermill would misread others
-            raise ParamsError(f"{path}: {name!r} is no name for a protocol; allowed: {allowed}")
+            raise StudyError(f"{path}: {name!r} is no name for a protocol; allowed: {allowed}")
     return content
 
 
@@ -66,12 +62,12 @@ def load(path: Path, protocol: str, *, arm: str | None = None, seed: int | None 
     """One protocol of params.yaml; with `arm` or `seed`, for that one alone instead of the listed ones.
 
     Raises:
-        ParamsError: the protocol is unknown, or its section, the arm or the seed is wrong; one line.
+        StudyError: the protocol is unknown, or its section, the arm or the seed is wrong; one line.
     """
     content = read(path)
     if protocol not in content:
         allowed = f"allowed: {', '.join(content)}{nearest(protocol, content)}"
-        raise ParamsError(f"{path}: unknown protocol {protocol!r}; {allowed}")
+        raise StudyError(f"{path}: unknown protocol {protocol!r}; {allowed}")
     section = content[protocol]
     if isinstance(section, dict):
         section |= {} if arm is None else {"arms": [arm]}
@@ -79,7 +75,7 @@ def load(path: Path, protocol: str, *, arm: str | None = None, seed: int | None 
     try:
         return Protocol.model_validate(section)
     except ValidationError as error:
-        raise ParamsError(f"{path}: {_line(protocol, error)}") from None
+        raise StudyError(f"{path}: {_line(protocol, error)}") from None
 
 
 def check(path: Path) -> dict[str, Protocol]:
@@ -91,12 +87,12 @@ def fits(path: Path, name: str, *, train: int, test: int) -> None:
     """Check the protocol `name` of params.yaml against the images that there are, counted as in `Protocol.fits`.
 
     Raises:
-        ParamsError: it asks for too many; one line.
+        StudyError: it asks for too many; one line.
     """
     try:
         load(path, name).fits(train, test)
     except ValueError as error:
-        raise ParamsError(f"{path}: {name}.{error}") from None
+        raise StudyError(f"{path}: {name}.{error}") from None
 
 
 def _line(protocol: str, error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """The end of an epoch: accuracy on held-out training images, and which weights are worth keeping."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,13 +49,11 @@ def finish_epoch(run: Run, *, seconds: float) -> dict[str, Any]:
     generator = stream(run.seed, "monitor", run.device)
     eps, step_size, steps = (run.settings[name] for name in ("eps", "step_size", "steps"))
 
-    def by_pgd(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return pgd(model, x, y, eps=eps, step_size=step_size, steps=steps, generator=generator)
-
-    def by_fgsm(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return pgd(model, x, y, eps=eps, step_size=eps, steps=1, start=0)
-
-    attacks = {"clean": None, "robust": by_pgd, "fgsm": by_fgsm}
+    attacks = {
+        "clean": None,
+        "robust": partial(pgd, eps=eps, step_size=step_size, steps=steps, generator=generator),
+        "fgsm": partial(pgd, eps=eps, step_size=eps, steps=1, start=0),
+    }
     with run.clock("monitor"), run.autocast():
         network = run.frozen.refold()
         hits = {name: percent(correct(network, run.heldout, attack=attack)) for name, attack in attacks.items()}

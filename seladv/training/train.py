@@ -21,10 +21,6 @@ from seladv.training.run import Run
 CLEAN_WEIGHT = 0.2  # in the authors' code
 
 
-class TrainingError(StudyError):
-    """A run that cannot go on; one line says where and why."""
-
-
 def mixed(model: nn.Module, x: Tensor, y: Tensor, chosen: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over the batch, adversarial where chosen and clean elsewhere (paper, step 4).
 
@@ -85,14 +81,14 @@ def train_epoch(run: Run) -> float:
     """One epoch of `run`; returns its seconds.
 
     Raises:
-        TrainingError: the loss is not finite.
+        StudyError: the loss is not finite.
     """
     started, epoch = time.monotonic(), len(run.history) + 1
     title = f"epoch {epoch}/{run.settings['epochs']}"
     for number, index in enumerate(tqdm(run.start_epoch(), desc=title, unit="batch", leave=False, disable=None), 1):
         chosen, loss = training_step(run, index)
         if not math.isfinite(value := loss.item()):
-            raise TrainingError(
+            raise StudyError(
                 f"the loss is {value} in epoch {epoch}, batch {number}; try a smaller lr than {run.settings['lr']}"
             )
         run.book(index, chosen, value)
@@ -117,7 +113,7 @@ def train(
         report: called with one line after every epoch.
 
     Raises:
-        TrainingError: the loss or a weight is not finite.
+        StudyError: the loss or a weight is not finite.
     """
     run = Run(settings, arm=arm, seed=seed, data=data, device=device)
     if saved is not None and saved.exists():
@@ -134,5 +130,5 @@ def train(
         if saved is not None:
             checkpoint.save_state(saved, run.state())
     if not all(weight.isfinite().all() for weight in run.model.state_dict().values()):
-        raise TrainingError(f"a weight is not finite after the last epoch; try a smaller lr than {settings['lr']}")
+        raise StudyError(f"a weight is not finite after the last epoch; try a smaller lr than {settings['lr']}")
     return run
