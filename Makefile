@@ -49,7 +49,7 @@ test: $(READY)
 	pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
-	python -m benchmarks results/bench
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647 python -m benchmarks results/bench  # as the stages run
 
 bench-peers: $(READY)
 	python -m pip install --quiet --require-hashes --no-deps --upgrade --target benchmarks/.peers \

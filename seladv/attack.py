@@ -75,7 +75,7 @@ def ascend(
     """
 
     def move(x_adv: Tensor, gradient: Tensor) -> Tensor:
-        return gradient.sign().mul_(step_size).add_(x_adv).clamp_(lower, upper)
+        return x_adv.add(gradient.sign(), alpha=step_size).clamp_(lower, upper)
 
     return _climb(model, x_adv, y, move=move, steps=steps, uphill=uphill)
 
