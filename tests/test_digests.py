@@ -94,7 +94,14 @@ def names(lines: list[str]) -> set[str]:
 
 def test_training_depends_on_its_criterion(root: Path) -> None:
     training = names(digests.of_notebook(root / "notebooks/2-train.ipynb"))
-    assert {"attack.py", "gradient.py", "frozen.py", "training/train.py", "training/run.py", "data/images.py"} <= training
+    assert {
+        "attack.py",
+        "gradient.py",
+        "frozen.py",
+        "training/train.py",
+        "training/run.py",
+        "data/images.py",
+    } <= training
     assert not {name for name in training if name.startswith(("report/", "evaluation/"))}
     families = {f"selection/{file}.py" for file, *_ in arms.CRITERIA.values()}
     assert not training & families
