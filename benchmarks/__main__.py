@@ -34,8 +34,10 @@ reaches, or how far any cosine is from gradmatch's.
 
 - `textbook`: fp32, default layout, ReLU before pooling, `loss.backward()` in the attack.
 - `torchattacks`, `foolbox`: their PGD on the textbook's network.
-- `seladv`: `pgd` on a folded copy of the network (`seladv.frozen`), made anew for each attack, or a run of the study;
-  `plain`: `pgd` on the network as it is; `limit`: the folded copy's forward and input-gradient passes alone.
+- `seladv`: `pgd` on a folded copy of the network (`seladv.frozen`), brought up to date before each attack, or a run of
+  the study; `plain`: `pgd` on the network as it is; both with channels last. `limit`: the folded copy's forward and
+  input-gradient passes alone.
+- All of them under the allocator's settings of the stages, where `make bench` ran them.
 - `forward + backward`: a mean loss and every weight's gradient; `opacus`: without batch norm's parameters.
 
 {table}

@@ -53,7 +53,7 @@ def _climb(
         x_adv = move(x_adv, gradient)
     if size is not None and not guard.capturing(size) and not size > 0:  # NaN is not
         what = "is not a number (NaN) in places" if size.isnan() else "is zero for every image"
-        warnings.warn(f"pgd: the loss's gradient {what}; pixels without one keep their random start", stacklevel=2)
+        warnings.warn(f"pgd: the loss's gradient {what}; pixels without one stay where they started", stacklevel=2)
     return x_adv
 
 

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from seladv import guard
 from seladv.attack import ascend, eval_mode
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
@@ -23,28 +25,43 @@ class Frozen:
 
     The copy is in eval mode and no weight of it asks for a gradient. Batch norm is folded into the convolution or
     linear layer before it, and the weights of these layers are cast once instead of at every call. The network is
-    traced once, by torch.fx. A network that cannot be traced, has hooks, or whose copy computes something else is used
-    as it is.
+    traced once, by torch.fx: what its Python code decides or computes outside of tensors stays as it was then. A
+    network that cannot be traced, has hooks, or whose copy computes something else is used as it is; `network` is then
+    the model itself.
 
     Args:
-        model: maps images [B, ...] to logits; left as it is. Its weights may change in place, as optimisers do it.
-        example: some images [B, ...], on which copy and network have to agree to rounding.
-        dtype: of the autocast that the copy runs under; None without autocast.
+        model: maps images [B, ...] to logits; left as it is. Its weights may change; its layers and formats may not.
+        example: some images [B, ...], on which copy and network have to agree to rounding, gradients included.
+        dtype: of the autocast that the copy runs under, and under no other; None without autocast.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, *, dtype: torch.dtype | None = None):
-        self.network, self.updates = model, list[Callable[[], None]]()
-        with eval_mode(model), torch.no_grad(), torch.autocast(example.device.type, enabled=False):
+        self.model, self.network, self.updates = model, model, list[Callable[[], None]]()
+        with eval_mode(model), torch.autocast(example.device.type, enabled=False):
+            result = _logits_and_gradient(model, example)  # first: an example that does not fit raises its own error
             traced = _traced(model, example)
-            if traced and _agree(model(example), _copy(traced, None)[0](example)):
-                self.network, self.updates = _copy(traced, dtype)
+            if traced and _agree(result, _logits_and_gradient(_copy(model, traced, None)[0], example)):
+                self.network, self.updates = _copy(model, traced, dtype)
+        self.built = _build(model)
 
     def refold(self) -> nn.Module:
-        """The copy, with the network's present weights; the network itself where it could not be copied."""
+        """The copy, with the network's present weights; the network itself where it could not be copied.
+
+        Raises:
+            ValueError: a layer has been replaced, a hook been added, or the weights' format or device changed.
+        """
+        if self.updates and self.built != _build(self.model):
+            raise ValueError("frozen: the network's layers, hooks, number format or device changed; make a new Frozen")
         with torch.no_grad():
             for update in self.updates:
                 update()
         return self.network
+
+
+def _build(model: nn.Module) -> tuple[Any, ...]:
+    """What may not change under a copy: layers, hooks, formats and devices."""
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    return [*model.modules()], hooks, [(weight.dtype, weight.device) for weight in model.parameters()]
 
 
 def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule | None:
@@ -53,29 +70,43 @@ def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule | None:
         return None
     try:
         traced = fx.symbolic_trace(model)
-        ShapeProp(traced).propagate(example)
+        with torch.no_grad():
+            ShapeProp(traced).propagate(example)
     except Exception:  # the network's own code is run on placeholders, where anything may be raised
         return None
     return traced
 
 
-def _copy(traced: fx.GraphModule, dtype: torch.dtype | None) -> tuple[nn.Module, list[Callable[[], None]]]:
-    """A copy of the traced network, and what brings the copy's own weights up to date."""
-    folded = _foldable(traced)
-    twin, modules = copy.deepcopy(traced), dict(traced.named_modules())
-    tensors = {**dict(traced.named_parameters()), **dict(traced.named_buffers())}
-    for name, value in [*twin.named_parameters(), *twin.named_buffers()]:
-        value.requires_grad_(False).data = tensors[name].detach()  # the same memory: it follows the network by itself
-    updates = []
+@torch.no_grad()
+def _copy(
+    model: nn.Module, traced: fx.GraphModule, dtype: torch.dtype | None
+) -> tuple[nn.Module, list[Callable[[], None]]]:
+    """A copy of the traced network with memory of its own, and what brings its weights up to date."""
+    folded, modules = _foldable(traced), dict(traced.named_modules())
+    twin, updates, own = copy.deepcopy(traced).requires_grad_(False), [], set[str]()
     for name, module in modules.items():
         if type(module) in (*CONVOLUTIONS, nn.Linear) and (dtype or name in folded):
             norm = modules[folded[name]] if name in folded else None
             updates.append(_own_weights(module, twin.get_submodule(name), norm, dtype or module.weight.dtype))
+            own |= {f"{name}.weight", f"{name}.bias"}
     for name in folded.values():
         twin.set_submodule(name, nn.Identity())
+    for name, value in [*twin.named_parameters(), *twin.named_buffers()]:
+        if name not in own and _tensor(model, name) is not None:
+            updates.append(partial(_follow, model, name, value))
     for update in updates:
         update()
     return twin, updates
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor | None:
+    """The network's weight or buffer of that name, as it is now; None for a constant that tracing has made."""
+    path, _, last = name.rpartition(".")
+    return getattr(model.get_submodule(path), last, None)
+
+
+def _follow(model: nn.Module, name: str, value: Tensor) -> None:
+    value.copy_(_tensor(model, name))  # type: ignore[arg-type]
 
 
 def _foldable(traced: fx.GraphModule) -> dict[str, str]:
@@ -116,10 +147,29 @@ def _own_weights(layer: Any, twin: Any, norm: Any, dtype: torch.dtype) -> Callab
     return update
 
 
-def _agree(logits: Tensor, other: Tensor) -> bool:
-    """To rounding; a diverged network's NaN is for the training loop to report."""
+Result = tuple[Tensor, Tensor | None]
+
+
+def _logits_and_gradient(model: nn.Module, example: Tensor) -> Result:
+    """Logits [B, classes], and a gradient at the images, of a sum in which every logit has another weight."""
+    x = example.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = guard.logits("frozen", model(x), x)
+        weights = torch.arange(1, logits.shape[1] + 1, device=x.device, dtype=logits.dtype)
+        total = (logits * weights).sum()
+    gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    return logits.detach(), gradient
+
+
+def _agree(one: Result, other: Result) -> bool:
+    """The logits to rounding; the gradients but for units at zero, which rounding switches."""
+    (logits, gradient), (others, another) = one, other
     most = logits.abs().nan_to_num().amax().item()
-    return logits.shape == other.shape and torch.allclose(logits, other, rtol=0, atol=1e-3 * most, equal_nan=True)
+    if logits.shape != others.shape or not torch.allclose(logits, others, rtol=0, atol=1e-3 * most, equal_nan=True):
+        return False
+    if gradient is None or another is None:
+        return gradient is another
+    return bool((gradient - another).norm() <= 0.1 * gradient.norm())
 
 
 def cuda_graph(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:

@@ -53,7 +53,7 @@ def input_gradient(
 ) -> Tensor:
     """Each image's gradient of the loss [B, C, H, W], up to a positive factor for each image.
 
-    Args and shapes as for `pgd`. The network runs in the mode that it is in.
+    Args and shapes as for `seladv.attack.pgd`. The network runs in the mode that it is in.
 
     Args:
         uphill: the gradient at the logits; the default is cross-entropy's.

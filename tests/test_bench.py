@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seladv import frozen
 from seladv.attack import pgd
 from seladv.training import models
 
@@ -75,7 +76,12 @@ def test_both_epochs_put_as_many_images_through_the_network(arm: str, scored: in
     textbook, ours = (calls[f"{name}, {arm}"] for name in ("textbook", "seladv"))
     updated = attacked * STEPS + BATCH
     run = ours.args[0]
-    for networks, call in (([textbook.args[0]], textbook), ([run.model, run.frozen.network], ours)):
+
+    def counted() -> None:
+        run.frozen.built = frozen._build(run.model)  # the copy has the hooks, too
+        ours()
+
+    for networks, call in (([textbook.args[0]], textbook), ([run.model, run.frozen.network], counted)):
         assert passes(networks, call) == (2 * (scored + updated), 2 * updated)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seladv import frozen
 from seladv.data.images import Images
 from seladv.selection import CRITERIA, gradmatch
 from seladv.training import cost, forecast
@@ -36,6 +37,7 @@ class Witness(cost.Clock):
         first = next(module for module in run.model.modules() if isinstance(module, nn.Conv2d))
         for model in {run.model, run.frozen.network}:
             model.register_forward_hook(self.forward)
+        run.frozen.built = frozen._build(run.model)  # the copy has the hook, too
         first.weight.register_hook(self.weights)
         products = gradmatch.products
 

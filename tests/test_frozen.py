@@ -104,7 +104,8 @@ def test_copy_computes_the_same(build: Callable[[], nn.Module], shape: tuple[int
     copied = Frozen(model, x[:2])
     shaken(model)
     network = copied.refold()
-    assert len(copied.updates) == folded
+    norms = [sum(isinstance(module, _BatchNorm) for module in each.modules()) for each in (model, network)]
+    assert norms[0] - norms[1] == folded
     assert all(module.training for module in model.modules())
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
     with eval_mode(model), torch.no_grad():
@@ -127,6 +128,71 @@ def test_a_wrong_copy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     shaken(model)
     monkeypatch.setattr(frozen, "fuse_conv_bn_weights", lambda weight, bias, *others: (weight, others[0]))
     assert Frozen(model, x).refold() is model
+
+
+class Gated(nn.Module):
+    """A gate that no gradient goes through: tracing loses that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.layer = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        with torch.no_grad():
+            gate = 5 * self.gate(x).tanh()
+        logits: Tensor = self.layer(gate * x)
+        return logits
+
+
+def test_a_copy_with_another_gradient_is_not_used() -> None:
+    torch.manual_seed(0)
+    model = Gated()
+    assert Frozen(model, torch.rand(2, 1, 8, 8)).refold() is model
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "data": lambda model: [setattr(weight, "data", weight.data + 0.1) for weight in model.parameters()],
+    "assigned": lambda model: model.load_state_dict(
+        {key: value + 0.1 if value.is_floating_point() else value for key, value in model.state_dict().items()},
+        assign=True,
+    ),
+    "there and back": lambda model: (model.half(), shaken(model.float())),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_weights_may_move(change: Callable[[nn.Module], object], dtype: torch.dtype | None) -> None:
+    torch.manual_seed(0)
+    model, x = models.build("resnet18-narrow", seed=0), torch.rand(4, 3, 32, 32)
+    copied = Frozen(model, x[:2], dtype=dtype)
+    change(model)
+    with eval_mode(model), torch.no_grad():
+        torch.testing.assert_close(copied.refold()(x), model(x), rtol=1e-3, atol=1e-3)
+        assert copied.network is not model
+
+
+BROKEN: dict[str, Callable[[Any], object]] = {
+    "layer": lambda model: setattr(model[1], "fc", nn.Linear(128, 10)),
+    "norm": lambda model: setattr(model[1], "bn1", nn.BatchNorm2d(16)),
+    "hook": lambda model: model[1].fc.register_forward_hook(lambda module, inputs, logits: 2 * logits),
+    "format": lambda model: model.half(),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_other_changes_are_refused(change: Callable[[Any], object]) -> None:
+    model = models.build("resnet18-narrow", seed=0)
+    copied = Frozen(model, torch.rand(2, 3, 32, 32))
+    change(model)
+    with pytest.raises(ValueError, match=r"^frozen: the network's layers, hooks, .* changed; make a new Frozen$"):
+        copied.refold()
+
+
+def test_an_example_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        Frozen(models.build("resnet18-narrow", seed=0), torch.rand(3, 32, 32)[:, 0])
 
 
 # ---- the graph

@@ -16,8 +16,8 @@ import seladv
 
 MODULES = sorted({"seladv", *(module.name for module in pkgutil.walk_packages(seladv.__path__, "seladv."))})
 LIBRARY = [  # what another project's loop calls
-    "attack", "frozen", "guard", "selection", "selection.topk", "selection.gradmatch", "selection.gradmatch_trace",
-    "selection.last_layer", "training.models",
+    "attack", "frozen", "gradient", "guard", "selection", "selection.topk", "selection.gradmatch",
+    "selection.gradmatch_trace", "selection.last_layer", "training.models",
 ]  # fmt: skip
 
 

@@ -316,6 +316,25 @@ def test_incomplete_mirror_is_no_download(
     assert str(mirror) in message
 
 
+def test_every_lacking_file_is_named(tiny: dict[str, Files], tmp_path: Path) -> None:
+    """And no other: a bad copy of a file that was found elsewhere is no problem."""
+    images, *rest, one, other = tiny["mnist"]
+    mirror = lay({path: tiny["mnist"][path] for path in (images, *rest)}, tmp_path / "mirror", "gz")
+    lay({images: b"something else"}, mirror, "plain")
+    message = refused("mnist", root=tmp_path / "root", mirror=mirror)
+    assert f"no whole {Path(one).name}, {Path(other).name}: there neither plain" in message
+
+
+def test_pipe_is_no_archive(tiny: dict[str, Files], tmp_path: Path) -> None:
+    mirror = lay(tiny["mnist"], tmp_path / "mirror")
+    os.mkfifo(mirror / "a.tar.gz")
+    assert len(raw("mnist", root=tmp_path / "root", mirror=mirror)["test_images"]) == 10
+
+
+def test_unreadable_mirror(tmp_path: Path) -> None:
+    refused("mnist", root=tmp_path, mirror=tmp_path / ("a" * 300), match="^cannot read .*: give access and run again$")
+
+
 def test_mirror_without_folder(tiny: dict[str, Files], tmp_path: Path) -> None:
     assert "not a folder" in refused("mnist", root=tmp_path, mirror=tmp_path / "typo", match="typo")
 
@@ -408,7 +427,8 @@ def test_killed_run(tiny: dict[str, Files], tmp_path: Path) -> None:
 def test_unwritable_root(tiny: dict[str, Files], tmp_path: Path) -> None:
     (tmp_path / "root").write_bytes(b"a file where the folder should be")
     mirror = lay(tiny["mnist"], tmp_path / "mirror")
-    refused("mnist", root=tmp_path / "root", mirror=mirror, match="root.* could not be written")
+    refused("mnist", root=tmp_path / "root", mirror=mirror, match="root.* could not be written .*give access")
+    refused("mnist", root=tmp_path / "root", mirror=None, match="root cannot be written .*give access")
 
 
 # ---- digits, and names

@@ -32,7 +32,9 @@ MNIST_MD5 = {  # torchvision knows only those of the published .gz, and a mirror
     "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte; torchvision sets none: a silent host would hang it
-READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
+ARCHIVES = (".tar.gz", ".tar.xz")
+# What reading a damaged file may raise; tarfile lets through what its header's numbers are not.
+READ_ERRORS = (OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError, tarfile.TarError)
 WAYS = (
     "Supply the files by a mirror, a folder with them plain, as .gz or inside a .tar.gz or .tar.xz, which "
     "SELADV_MIRROR names; or, with no mirror named, by a network connection for torchvision's download."
@@ -62,7 +64,7 @@ def raw(name: str, *, root: Path, mirror: Path | None) -> dict[str, torch.Tensor
     if missing and mirror is None:
         _download(name, missing, root)
     elif missing and mirror is not None:
-        _copy(missing, root, mirror)
+        _copy(missing, root, mirror.expanduser().absolute())
     return _mnist(root) if name == "mnist" else _cifar(root)
 
 
@@ -87,20 +89,40 @@ def _whole(path: Path, md5: str) -> bool:
 def _copy(missing: dict[str, str], root: Path, folder: Path) -> None:
     """Take the missing files out of `folder`; a bad source is reported only where no other one is good."""
     left = {Path(path).name: path for path in missing}
-    problems = [] if folder.is_dir() else ["it is not a folder"]
-    for source in _candidates(missing, folder):
-        try:
-            for file, content in _contents(source, left):
-                if (found := _md5(content)) != (md5 := missing[left[file]]):
-                    problems.append(f"in {source} its md5 is {found} where {md5} was expected")
-                    continue
-                write_bytes(root / left.pop(file), content)
-                if not left:
-                    return
-        except READ_ERRORS as error:
-            problems.append(f"{source} is broken off or damaged ({error})")
-    absent = "it is there neither plain, nor as .gz, nor inside a .tar.gz or .tar.xz"
-    raise StudyError(f"no whole {next(iter(left))} in {folder}: {'; '.join(problems) or absent}. {WAYS}")
+    problems: list[tuple[str, str]] = []  # of a file, or of an archive that may hold any
+    try:
+        if not folder.is_dir():
+            raise StudyError(f"the mirror {folder} is not a folder. {WAYS}")
+        for source in _candidates(missing, folder):
+            _take(source, left, missing, root, problems)
+    except OSError as error:
+        raise StudyError(
+            f"cannot read {error.filename or folder} ({error.strerror}): give access and run again"
+        ) from None
+    if left:
+        found = "; ".join(text for file, text in problems if not file or file in left)
+        absent = "there neither plain, nor as .gz, nor inside a .tar.gz or .tar.xz"
+        raise StudyError(f"{folder} has no whole {', '.join(left)}: {found or absent}. {WAYS}")
+
+
+def _take(
+    source: Path, left: dict[str, str], missing: dict[str, str], root: Path, problems: list[tuple[str, str]]
+) -> None:
+    """Write what `source` has of the files `left`, and take them out of `left`."""
+    packed = source.name.endswith(ARCHIVES)
+    if not packed and source.name.removesuffix(".gz") not in left:
+        return
+    try:
+        for file, content in _contents(source, left):
+            if (found := _md5(content)) != (md5 := missing[left[file]]):
+                problems.append((file, f"in {source} its md5 is {found} where {md5} was expected"))
+                continue
+            write_bytes(root / left.pop(file), content)
+            if not left:
+                return
+    except READ_ERRORS as error:
+        what = "cannot be read" if isinstance(error, OSError) and error.errno else "is broken off or damaged"
+        problems.append(("" if packed else source.name.removesuffix(".gz"), f"{source} {what} ({error})"))
 
 
 def _candidates(missing: dict[str, str], folder: Path) -> Iterator[Path]:
@@ -109,40 +131,42 @@ def _candidates(missing: dict[str, str], folder: Path) -> Iterator[Path]:
         for file in (folder / Path(path).name, folder / path):
             yield from (source for source in (file, Path(f"{file}.gz")) if source.is_file())
     name = "cifar" if any("cifar" in path for path in missing) else "mnist"  # the likely archive first
-    archives = [*folder.glob("*.tar.gz"), *folder.glob("*.tar.xz")]
+    archives = [file for file in folder.iterdir() if file.name.endswith(ARCHIVES) and file.is_file()]
     yield from sorted(archives, key=lambda file: (name not in file.name.lower(), file.name))
 
 
 def _contents(source: Path, names: Container[str]) -> Iterator[tuple[str, bytes]]:
     """Base name and content of each file in `source` that `names` holds; the members' own paths are never followed."""
-    if source.name.endswith((".tar.gz", ".tar.xz")):
+    if source.name.endswith(ARCHIVES):
         # tarfile's stream mode, "r|xz", takes an archive that breaks off between members for a whole one.
         with tarfile.open(source, "r:gz" if source.suffix == ".gz" else "r:xz") as archive:
             for member in archive:
                 file = Path(member.name).name
                 if file in names and member.isfile() and (content := archive.extractfile(member)):
                     yield file, content.read()
-    elif (file := source.name.removesuffix(".gz")) in names:
-        yield file, gzip.decompress(source.read_bytes()) if source.suffix == ".gz" else source.read_bytes()
+    else:
+        with gzip.open(source) if source.suffix == ".gz" else source.open("rb") as stream:
+            yield source.name.removesuffix(".gz"), stream.read()
 
 
 def _download(name: str, missing: dict[str, str], root: Path) -> None:
     """Download into a folder of its own, so that what a failed download leaves never looks like data."""
-    timeout = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-", ignore_cleanup_errors=True) as folder:
+        folder = tempfile.TemporaryDirectory(dir=root, prefix=".download-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StudyError(f"{root} cannot be written ({error.strerror}): give access and run again") from None
+    timeout = socket.getdefaulttimeout()
+    with folder as path:
+        try:
             socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-            (datasets.MNIST if name == "mnist" else datasets.CIFAR10)(folder, download=True)
-            _copy(missing, root, Path(folder))
-    except StudyError:
-        raise
-    except Exception as error:  # torchvision lets through what urllib, http, ssl, gzip and tarfile raise
-        reason = " ".join(str(error).split())
-        here = root / next(iter(missing))
-        raise StudyError(f"no whole {here}, and torchvision's download failed: {reason}. {WAYS}") from None
-    finally:
-        socket.setdefaulttimeout(timeout)
+            (datasets.MNIST if name == "mnist" else datasets.CIFAR10)(path, download=True)
+        except Exception as error:  # torchvision lets through what urllib, http, ssl, gzip and tarfile raise
+            here, reason = root / next(iter(missing)), " ".join(str(error).split())
+            raise StudyError(f"no whole {here}, and torchvision's download failed: {reason}. {WAYS}") from None
+        finally:
+            socket.setdefaulttimeout(timeout)
+        _copy(missing, root, Path(path))
 
 
 def _mnist(root: Path) -> dict[str, torch.Tensor]:

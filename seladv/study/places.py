@@ -69,7 +69,8 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise StudyError(f"{path} could not be written ({error.strerror}); it is as it was before") from None
+        where = f"{path} could not be written ({error.strerror})"
+        raise StudyError(f"{where}; it is as it was before: make room or give access, and run again") from None
     finally:
         with suppress(OSError):
             partial.unlink()
