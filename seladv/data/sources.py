@@ -64,7 +64,8 @@ def raw(name: str, *, root: Path, mirror: Path | None) -> dict[str, torch.Tensor
     if missing and mirror is None:
         _download(name, missing, root)
     elif missing and mirror is not None:
-        _copy(missing, root, mirror.expanduser().absolute())
+        mirror = mirror.expanduser().absolute()
+        _copy(missing, root, mirror, where=f"the mirror {mirror}")
     return _mnist(root) if name == "mnist" else _cifar(root)
 
 
@@ -86,15 +87,18 @@ def _whole(path: Path, md5: str) -> bool:
         raise StudyError(f"cannot read {path} ({error.strerror}): give access and run again") from None
 
 
-def _copy(missing: dict[str, str], root: Path, folder: Path) -> None:
-    """Take the missing files out of `folder`; a bad source is reported only where no other one is good."""
+def _copy(missing: dict[str, str], root: Path, folder: Path, *, where: str) -> None:
+    """Take the missing files out of `folder`, which errors call `where`.
+
+    A bad source is reported only where no other one is good.
+    """
     left = {Path(path).name: path for path in missing}
     problems: list[tuple[str, str]] = []  # of a file, or of an archive that may hold any
     try:
         if not folder.is_dir():
-            raise StudyError(f"the mirror {folder} is not a folder. {WAYS}")
+            raise StudyError(f"{where} is not a folder. {WAYS}")
         for source in _candidates(missing, folder):
-            _take(source, left, missing, root, problems)
+            problems += _take(source, left, missing, root)
     except OSError as error:
         raise StudyError(
             f"cannot read {error.filename or folder} ({error.strerror}): give access and run again"
@@ -102,27 +106,25 @@ def _copy(missing: dict[str, str], root: Path, folder: Path) -> None:
     if left:
         found = "; ".join(text for file, text in problems if not file or file in left)
         absent = "there neither plain, nor as .gz, nor inside a .tar.gz or .tar.xz"
-        raise StudyError(f"{folder} has no whole {', '.join(left)}: {found or absent}. {WAYS}")
+        raise StudyError(f"{where} has no whole {', '.join(left)}: {found or absent}. {WAYS}")
 
 
-def _take(
-    source: Path, left: dict[str, str], missing: dict[str, str], root: Path, problems: list[tuple[str, str]]
-) -> None:
-    """Write what `source` has of the files `left`, and take them out of `left`."""
-    packed = source.name.endswith(ARCHIVES)
-    if not packed and source.name.removesuffix(".gz") not in left:
+def _take(source: Path, left: dict[str, str], missing: dict[str, str], root: Path) -> Iterator[tuple[str, str]]:
+    """Write what `source` has of the files `left`, and take them out of `left`; yields what was wrong: (file, text)."""
+    packed, name = source.name.endswith(ARCHIVES), source.name.removesuffix(".gz")
+    if not packed and name not in left:
         return
     try:
         for file, content in _contents(source, left):
             if (found := _md5(content)) != (md5 := missing[left[file]]):
-                problems.append((file, f"in {source} its md5 is {found} where {md5} was expected"))
+                yield file, f"in {source.name} its md5 is {found} where {md5} was expected"
                 continue
             write_bytes(root / left.pop(file), content)
             if not left:
                 return
     except READ_ERRORS as error:
         what = "cannot be read" if isinstance(error, OSError) and error.errno else "is broken off or damaged"
-        problems.append(("" if packed else source.name.removesuffix(".gz"), f"{source} {what} ({error})"))
+        yield "" if packed else name, f"{source.name} {what} ({error})"
 
 
 def _candidates(missing: dict[str, str], folder: Path) -> Iterator[Path]:
@@ -166,7 +168,7 @@ def _download(name: str, missing: dict[str, str], root: Path) -> None:
             raise StudyError(f"no whole {here}, and torchvision's download failed: {reason}. {WAYS}") from None
         finally:
             socket.setdefaulttimeout(timeout)
-        _copy(missing, root, Path(path))
+        _copy(missing, root, Path(path), where="torchvision's download")
 
 
 def _mnist(root: Path) -> dict[str, torch.Tensor]:
